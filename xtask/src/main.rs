@@ -20,7 +20,7 @@ const USAGE: &str = "usage: cargo xtask COMMAND
   fetch [models|wiki|austen|text|all]
                                 bring models and texts into target/data (default: all)
   bench [ARGS]                  criterion benchmarks, then the kernel table; ARGS go to criterion
-  tint                          compile the shaders that a browser may get in headless Chromium
+  tint [FOLDER]                 compile the shaders that a browser may get in headless Chromium
   adapter                       make sure that there is a Vulkan driver (demo, test, bench do so too)";
 
 fn main() -> ExitCode {
@@ -46,7 +46,7 @@ fn run() -> Result<()> {
         "ci" => check::ci(),
         "fetch" => fetch::fetch(rest),
         "bench" => bench::bench(rest),
-        "tint" => tint::tint(),
+        "tint" => tint::tint(rest),
         "adapter" => adapter::ensure(),
         "help" | "-h" | "--help" => {
             println!("{USAGE}");
