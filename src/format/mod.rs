@@ -1,11 +1,24 @@
 //! Reading model files: safetensors and GGUF behind one view, configurations, tokenizers, and NumPy arrays.
 
+mod chat;
+mod checkpoint;
+mod config;
+mod config_gguf;
 mod ggml;
 mod gguf;
+mod names;
+#[cfg(not(target_arch = "wasm32"))]
+mod open;
+mod safetensors;
 mod source;
+mod tokenizer;
 
+pub use chat::{Message, render_chat};
+pub use checkpoint::{Checkpoint, Encoding, HostMatrix, RopePairing, TensorEntry};
+pub use config::{Activation, BertConfig, BertHead, Config, LlamaConfig, OptConfig, RopeScaling};
 pub use ggml::{GgmlType, pack};
 pub use gguf::{Gguf, Scalar, TensorInfo, Value};
 #[cfg(not(target_arch = "wasm32"))]
 pub use source::Mapped;
 pub use source::{Bytes, Source};
+pub use tokenizer::{TextStream, Tokenizer};
