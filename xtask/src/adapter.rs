@@ -10,7 +10,7 @@ pub(crate) fn ensure() -> Result<()> {
     if !cfg!(target_os = "linux") || (has_loader() && has_driver()) {
         return Ok(());
     }
-    let why = "no Vulkan driver was found";
+    let why = "no Vulkan driver and loader were found";
     if has_apt() {
         apt_install(&["mesa-vulkan-drivers", "libvulkan1"], why)
     } else {

@@ -4,6 +4,8 @@ use crate::command::{cargo, run};
 use crate::stages::Stages;
 use crate::{adapter, fetch};
 use anyhow::{Context, Result};
+use std::path::Path;
+use std::process::Command;
 
 pub(crate) fn test(args: &[String]) -> Result<()> {
     test_stages(&mut Stages::default(), args)
@@ -31,5 +33,20 @@ pub(crate) fn ci() -> Result<()> {
     stages.run("cargo clippy", || run(&mut cargo(&["clippy", "--workspace", "--all-targets", "--", "-D", "warnings"])))?;
     stages.run("cargo doc", || run(cargo(&["doc", "--no-deps", "--workspace"]).env("RUSTDOCFLAGS", "-D warnings")))?;
     stages.run("cargo check --no-default-features", || run(&mut cargo(&["check", "--no-default-features"])))?;
+    if wasm_is_installed() {
+        let args = ["check", "--no-default-features", "--target", WASM];
+        stages.run("cargo check for browsers", || run(&mut cargo(&args)))?;
+    } else {
+        eprintln!("\n*** the check for browsers is SKIPPED; `rustup target add {WASM}` switches it on ***\n");
+    }
     test_stages(stages, &[])
+}
+
+/// What a browser runs.
+const WASM: &str = "wasm32-unknown-unknown";
+
+/// Asks the compiler rather than rustup, as distributions' toolchains come without it.
+fn wasm_is_installed() -> bool {
+    let output = Command::new("rustc").args(["--print", "target-libdir", "--target", WASM]).output();
+    output.is_ok_and(|output| Path::new(String::from_utf8_lossy(&output.stdout).trim()).is_dir())
 }

@@ -21,15 +21,18 @@ pub(crate) fn demo() -> Result<()> {
     adapter::ensure()?;
     fetch::models()?;
     run(&mut cargo(&["build", "--release", "--package", "etalon-cli"]))?;
-    let target = std::env::var("CARGO_TARGET_DIR").unwrap_or_else(|_| "target".into());
-    let etalon = Path::new(&target).join("release").join(format!("etalon{}", std::env::consts::EXE_SUFFIX));
 
     println!("\nSmolLM2-135M-Instruct (4 bits a weight) answers: {QUESTION}\n");
     let generate = ["generate", "--model", fetch::SMOLLM2, "--chat", "--prompt", QUESTION, "--max-tokens", "96"];
-    run(Command::new(&etalon).args(generate))?;
+    run(etalon().args(generate))?;
 
     println!("\nall-MiniLM-L6-v2 ranks six sentences by closeness to: {QUERY}\n");
     let text = Path::new(fetch::DATA).join("demo.txt");
     std::fs::write(&text, SENTENCES)?;
-    run(Command::new(&etalon).args(["embed", "--model", fetch::MINILM, "--rank", QUERY, "--text"]).arg(&text))
+    run(etalon().args(["embed", "--model", fetch::MINILM, "--rank", QUERY, "--text"]).arg(&text))
+}
+
+/// The command line as a user may repeat it, wherever cargo put the binary.
+fn etalon() -> Command {
+    cargo(&["run", "--quiet", "--release", "--package", "etalon-cli", "--"])
 }

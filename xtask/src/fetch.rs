@@ -244,3 +244,19 @@ fn unzip(archive: &Path, members: &[(String, PathBuf)]) -> Result<()> {
     }
     Ok(())
 }
+
+#[cfg(test)]
+mod tests {
+    use super::check;
+
+    #[test]
+    fn a_changed_file_is_named_with_both_checksums() {
+        let path = std::env::temp_dir().join(format!("etalon-xtask-{}", std::process::id()));
+        std::fs::write(&path, "abc").unwrap();
+        let abc = "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad";
+        assert!(check(&path, abc).is_ok());
+        let error = check(&path, &"0".repeat(64)).unwrap_err().to_string();
+        std::fs::remove_file(&path).unwrap();
+        assert!(error.contains("etalon-xtask") && error.contains(abc) && error.contains("0000"), "{error}");
+    }
+}

@@ -177,3 +177,15 @@ fn summarise(report: &str) -> Result<()> {
     }
     Ok(())
 }
+
+#[cfg(test)]
+mod tests {
+    use super::summarise;
+
+    #[test]
+    fn a_report_passes_only_when_something_compiled_and_nothing_failed() {
+        assert!(summarise("adapter x\nok a.wgsl\nskipped b.wgsl: no f16").is_ok());
+        assert!(summarise("adapter x\nok a.wgsl\nerror b.wgsl:1:2 why\nfailed b.wgsl").is_err());
+        assert!(summarise("stopped Error: no WebGPU adapter").is_err());
+    }
+}
