@@ -67,7 +67,8 @@ fn python_method(_: &State<'_, '_>, value: &Value, method: &str, args: &[Value])
         let found = value.get_attr(&key)?;
         return Ok(if found.is_undefined() { default.unwrap_or(Value::from(())) } else { found });
     } else if method == "items" {
-        let pairs: Result<Vec<Value>, JinjaError> = value.try_iter()?.map(|key| Ok(Value::from(vec![key.clone(), value.get_item(&key)?]))).collect();
+        let pairs: Result<Vec<Value>, JinjaError> =
+            value.try_iter()?.map(|key| Ok(Value::from(vec![key.clone(), value.get_item(&key)?]))).collect();
         return Ok(pairs?.into());
     }
     Err(JinjaError::from(ErrorKind::UnknownMethod))

@@ -135,14 +135,21 @@ impl Checkpoint {
     /// Reads the files of a Hugging Face model: `config.json`, `tokenizer.json`, `tokenizer_config.json` and one or more
     /// safetensors files.
     pub fn from_safetensors(
-        config: &[u8], tokenizer: Option<Vec<u8>>, tokenizer_config: Option<&[u8]>, sources: Vec<Arc<dyn Source>>,
+        config: &[u8],
+        tokenizer: Option<Vec<u8>>,
+        tokenizer_config: Option<&[u8]>,
+        sources: Vec<Arc<dyn Source>>,
     ) -> Result<Self> {
         Self::from_files("", config, tokenizer, tokenizer_config, sources)
     }
 
     /// The same; `folder` (empty, or ending in a separator) goes before the file names in errors.
     pub(super) fn from_files(
-        folder: &str, config: &[u8], tokenizer: Option<Vec<u8>>, tokenizer_config: Option<&[u8]>, sources: Vec<Arc<dyn Source>>,
+        folder: &str,
+        config: &[u8],
+        tokenizer: Option<Vec<u8>>,
+        tokenizer_config: Option<&[u8]>,
+        sources: Vec<Arc<dyn Source>>,
     ) -> Result<Self> {
         let special = match tokenizer_config {
             Some(json) => special(&format!("{folder}tokenizer_config.json"), json)?,
@@ -168,7 +175,14 @@ impl Checkpoint {
                     other => Encoding::Other(other),
                 };
                 let name = names::normalise(&checkpoint.config, &entry.name);
-                checkpoint.add(TensorEntry { name, encoding, shape: entry.shape, source: index, offset: entry.offset, bytes: entry.bytes })?;
+                checkpoint.add(TensorEntry {
+                    name,
+                    encoding,
+                    shape: entry.shape,
+                    source: index,
+                    offset: entry.offset,
+                    bytes: entry.bytes,
+                })?;
             }
         }
         checkpoint.sources = sources;
@@ -247,7 +261,9 @@ impl Checkpoint {
     /// The tokenizer, with the model's special tokens.
     pub fn tokenizer(&self) -> Result<Tokenizer> {
         let mut tokenizer = match &self.tokenizer {
-            TokenizerFile::None => return Err(Error::format(&self.name, "tokenizer", "the model comes without one: put its tokenizer.json beside it")),
+            TokenizerFile::None => {
+                return Err(Error::format(&self.name, "tokenizer", "the model comes without one: put its tokenizer.json beside it"));
+            }
             TokenizerFile::Json(file, json) => Tokenizer::from_json_file(file, json)?,
             TokenizerFile::Gguf(gguf) => Tokenizer::from_gguf(gguf)?,
         };

@@ -243,11 +243,14 @@ impl LlamaConfig {
                 return fail(field, format!("{value} is not between 1 and {most}"));
             }
         }
-        if self.heads % self.kv_heads != 0 {
+        if !self.heads.is_multiple_of(self.kv_heads) {
             return fail("number of key-value heads", format!("{} does not divide {} heads", self.kv_heads, self.heads));
         }
-        if self.head_dim % 2 != 0 || self.heads * self.head_dim > MAX_WIDTH {
-            return fail("head size", format!("{} heads of {}: an even size is needed, {MAX_WIDTH} in all at most", self.heads, self.head_dim));
+        if !self.head_dim.is_multiple_of(2) || self.heads * self.head_dim > MAX_WIDTH {
+            return fail(
+                "head size",
+                format!("{} heads of {}: an even size is needed, {MAX_WIDTH} in all at most", self.heads, self.head_dim),
+            );
         }
         if !(self.rope_theta.is_finite() && self.rope_theta >= 1.0) {
             return fail("rotary base", format!("{} is not possible", self.rope_theta));
@@ -258,7 +261,12 @@ impl LlamaConfig {
                 fail("rope_scaling.factor", format!("{factor} is not possible"))
             }
             Some(RopeScaling::Llama3 { factor, low_freq_factor: low, high_freq_factor: high, original_max_position: length })
-                if !(factor.is_finite() && factor > 0.0 && low > 0.0 && high > low && high.is_finite() && (1..=MAX_ROWS).contains(&length)) =>
+                if !(factor.is_finite()
+                    && factor > 0.0
+                    && low > 0.0
+                    && high > low
+                    && high.is_finite()
+                    && (1..=MAX_ROWS).contains(&length)) =>
             {
                 fail("rope_scaling", format!("{:?} is not possible", self.rope_scaling))
             }
@@ -352,7 +360,7 @@ impl<'a> Fields<'a> {
     fn heads(&self, hidden: usize) -> Result<usize> {
         const FIELD: &str = "num_attention_heads";
         let heads = self.size(FIELD, MAX_WIDTH)?;
-        if hidden % heads == 0 { Ok(heads) } else { Err(self.fail(FIELD, format!("{heads} heads do not divide {hidden}"))) }
+        if hidden.is_multiple_of(heads) { Ok(heads) } else { Err(self.fail(FIELD, format!("{heads} heads do not divide {hidden}"))) }
     }
 }
 
@@ -443,7 +451,8 @@ fn bert(f: &Fields<'_>) -> Result<BertConfig> {
         return Err(f.unsupported("is_decoder", "true", "BERT is read as an encoder"));
     }
     let hidden = f.size("hidden_size", MAX_WIDTH)?;
-    let architecture = f.typed("architectures", Some(None), "a list of names", |v| v.as_array().map(|list| list.first().and_then(Json::as_str)))?;
+    let architecture =
+        f.typed("architectures", Some(None), "a list of names", |v| v.as_array().map(|list| list.first().and_then(Json::as_str)))?;
     let head = match architecture {
         Some("BertForMaskedLM" | "BertForPreTraining") => BertHead::MaskedLm,
         Some("BertForSequenceClassification") => BertHead::Classifier { labels: labels(f)? },

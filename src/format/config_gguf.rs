@@ -17,7 +17,7 @@ pub(super) fn llama(gguf: &Gguf) -> Result<LlamaConfig> {
     let hidden = size("embedding_length")?;
     let heads = size("attention.head_count")?;
     let head_dim = size_or("attention.key_length", hidden.checked_div(heads).unwrap_or(0))?;
-    if !gguf.has(&key("attention.key_length")) && heads > 0 && hidden % heads != 0 {
+    if !gguf.has(&key("attention.key_length")) && heads > 0 && !hidden.is_multiple_of(heads) {
         return Err(Error::format(file, key("attention.head_count"), format!("{heads} heads do not divide {hidden}")));
     }
     if size_or("attention.value_length", head_dim)? != head_dim || size_or("rope.dimension_count", head_dim)? != head_dim {
@@ -65,9 +65,6 @@ fn rope_scaling(gguf: &Gguf) -> Result<Option<RopeScaling>> {
         "none" if gguf.has(OLD) => Ok(Some(RopeScaling::Linear { factor: f64::from(gguf.f32(OLD)?) })),
         "none" => Ok(None),
         "linear" => Ok(Some(RopeScaling::Linear { factor: f64::from(gguf.f32("llama.rope.scaling.factor")?) })),
-        other => Err(Error::Unsupported {
-            what: format!("{}: {TYPE} `{other}`", gguf.source.name()),
-            advice: "linear is known".into(),
-        }),
+        other => Err(Error::Unsupported { what: format!("{}: {TYPE} `{other}`", gguf.source.name()), advice: "linear is known".into() }),
     }
 }

@@ -5,8 +5,8 @@
 //! byte `i` of a block in the same place of each bit plane.
 
 use crate::error::{Error, Result};
-use crate::quant::{Packed, QuantFormat, Scales};
 use crate::quant::packed::{Codes, plane_lengths, put_block};
+use crate::quant::{Packed, QuantFormat, Scales};
 
 /// A GGML tensor type.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -78,8 +78,7 @@ const OTHERS: [(u32, &str, u32, u32); 22] = [
 ];
 
 /// What the codes of IQ4_NL stand for, in units of the scale.
-const IQ4_NL: [f32; 16] =
-    [-127.0, -104.0, -83.0, -65.0, -49.0, -35.0, -22.0, -10.0, 1.0, 13.0, 25.0, 38.0, 53.0, 69.0, 89.0, 113.0];
+const IQ4_NL: [f32; 16] = [-127.0, -104.0, -83.0, -65.0, -49.0, -35.0, -22.0, -10.0, 1.0, 13.0, 25.0, 38.0, 53.0, 69.0, 89.0, 113.0];
 
 impl GgmlType {
     /// The type with this number in a file.
@@ -145,7 +144,7 @@ impl GgmlType {
     /// Bytes of `weights` weights; `None` if they are no whole blocks or too many.
     pub fn bytes_of(self, weights: u64) -> Option<u64> {
         let block = self.block_len() as u64;
-        if weights % block == 0 { (weights / block).checked_mul(self.block_bytes() as u64) } else { None }
+        if weights.is_multiple_of(block) { (weights / block).checked_mul(self.block_bytes() as u64) } else { None }
     }
 
     /// The device's encoding of the type; `None` unless it is a quantised type that can be read.
@@ -178,7 +177,7 @@ pub fn pack(ty: GgmlType, bytes: &[u8], rows: usize, cols: usize) -> Result<Pack
             advice: "convert the file to one of F32, F16, BF16, Q4_0, Q4_1, Q5_0, Q5_1, Q8_0, Q2_K to Q6_K, IQ4_NL".into(),
         });
     };
-    if cols % ty.block_len() != 0 {
+    if !cols.is_multiple_of(ty.block_len()) {
         return Err(Error::shape("GGML blocks", format!("rows of {cols} are no whole blocks of {} ({})", ty.block_len(), ty.name())));
     }
     let row_bytes = cols / ty.block_len() * ty.block_bytes();

@@ -236,7 +236,8 @@ impl Gguf {
 
     /// A tensor's bytes.
     pub fn bytes(&self, info: &TensorInfo) -> Result<std::borrow::Cow<'_, [u8]>> {
-        let len = usize::try_from(info.bytes).map_err(|_| Error::format(self.source.name(), &info.name, "is too large for this machine"))?;
+        let len =
+            usize::try_from(info.bytes).map_err(|_| Error::format(self.source.name(), &info.name, "is too large for this machine"))?;
         self.source.read(info.offset, len)
     }
 }
@@ -270,7 +271,7 @@ fn data_start(source: &dyn Source, metadata: &BTreeMap<String, Value>, end: u64)
 fn place(source: &dyn Source, (start, align): (u64, u64), infos: &mut [TensorInfo]) -> Result<()> {
     let fail = |name: &str, message: String| Err(Error::format(source.name(), name, message));
     for info in infos.iter_mut() {
-        if info.offset % align != 0 {
+        if !info.offset.is_multiple_of(align) {
             return fail(&info.name, format!("its offset {} is no multiple of the alignment {align}", info.offset));
         }
         let end = start.checked_add(info.offset).and_then(|o| o.checked_add(info.bytes));
@@ -374,7 +375,7 @@ impl<'a> Cursor<'a> {
         }
         let id = self.u32(&name)?;
         let ty = GgmlType::from_id(id).ok_or_else(|| self.fail(&name, format!("GGML type {id} is unknown")))?;
-        if shape[0] % ty.block_len() != 0 {
+        if !shape[0].is_multiple_of(ty.block_len()) {
             return Err(self.fail(&name, format!("rows of {} are no whole blocks of {} ({})", shape[0], ty.block_len(), ty.name())));
         }
         let bytes = ty.bytes_of(weights).ok_or_else(|| self.fail(&name, format!("{weights} weights are too many")))?;

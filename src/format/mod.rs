@@ -7,6 +7,7 @@ mod config_gguf;
 mod ggml;
 mod gguf;
 mod names;
+mod npy;
 #[cfg(not(target_arch = "wasm32"))]
 mod open;
 mod safetensors;
@@ -18,6 +19,7 @@ pub use checkpoint::{Checkpoint, Encoding, HostMatrix, RopePairing, TensorEntry}
 pub use config::{Activation, BertConfig, BertHead, Config, LlamaConfig, OptConfig, RopeScaling};
 pub use ggml::{GgmlType, pack};
 pub use gguf::{Gguf, Scalar, TensorInfo, Value};
+pub use npy::{Npy, NpyData};
 #[cfg(not(target_arch = "wasm32"))]
 pub use source::Mapped;
 pub use source::{Bytes, Source};

@@ -39,7 +39,11 @@ pub(super) fn from_gguf(name: &str) -> String {
 pub(super) fn normalise(config: &Config, name: &str) -> String {
     match config {
         Config::Llama(_) => {
-            if name.starts_with("model.") || name.starts_with("lm_head.") { name.into() } else { format!("model.{name}") }
+            if name.starts_with("model.") || name.starts_with("lm_head.") {
+                name.into()
+            } else {
+                format!("model.{name}")
+            }
         }
         Config::Opt(_) => {
             if name.starts_with("lm_head.") {

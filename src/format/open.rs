@@ -72,7 +72,8 @@ fn open_folder(folder: &Path, tensors: Vec<PathBuf>, index: Option<Index>) -> Re
     // With an empty last part: "folder/".
     let prefix = folder.join("").display().to_string();
     let tokenizer_config = optional("tokenizer_config.json")?;
-    let mut checkpoint = Checkpoint::from_files(&prefix, &read("config.json")?, optional("tokenizer.json")?, tokenizer_config.as_deref(), sources)?;
+    let mut checkpoint =
+        Checkpoint::from_files(&prefix, &read("config.json")?, optional("tokenizer.json")?, tokenizer_config.as_deref(), sources)?;
     if let [one] = tensors.as_slice() {
         checkpoint.name = one.display().to_string();
     } else {

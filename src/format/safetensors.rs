@@ -55,7 +55,12 @@ pub(super) fn read_header(source: &dyn Source) -> Result<Vec<Entry>> {
     let length = u64::from_le_bytes(length);
     let data_len = match (source.len() - 8).checked_sub(length) {
         Some(rest) if length <= MAX_HEADER => rest,
-        _ => return Err(fail("header length", format!("{length} bytes in a file of {}: it is cut off, damaged, or no safetensors file", source.len()))),
+        _ => {
+            return Err(fail(
+                "header length",
+                format!("{length} bytes in a file of {}: it is cut off, damaged, or no safetensors file", source.len()),
+            ));
+        }
     };
     let json = source.read(8, length as usize)?;
     let Header(raw) = serde_json::from_slice(&json).map_err(|e| fail("header", e.to_string()))?;
@@ -65,10 +70,19 @@ pub(super) fn read_header(source: &dyn Source) -> Result<Vec<Entry>> {
     let mut end = 0;
     for entry in &mut entries {
         if entry.offset != end {
-            return Err(fail(&entry.name, format!("begins at {} where the tensor before it ends at {end}: an overlap or a hole", entry.offset)));
+            return Err(fail(
+                &entry.name,
+                format!("begins at {} where the tensor before it ends at {end}: an overlap or a hole", entry.offset),
+            ));
         }
         end = end.checked_add(entry.bytes).filter(|&end| end <= data_len).ok_or_else(|| {
-            fail(&entry.name, format!("{} bytes at {} are past the end of the file ({data_len} bytes of data): it is cut off or damaged", entry.bytes, entry.offset))
+            fail(
+                &entry.name,
+                format!(
+                    "{} bytes at {} are past the end of the file ({data_len} bytes of data): it is cut off or damaged",
+                    entry.bytes, entry.offset
+                ),
+            )
         })?;
         entry.offset += 8 + length;
     }

@@ -64,7 +64,11 @@ fn slice<'a>(name: &str, data: &'a [u8], offset: u64, len: usize) -> Result<Cow<
     let range = usize::try_from(offset).ok().and_then(|start| Some(start..start.checked_add(len)?));
     match range.and_then(|range| data.get(range)) {
         Some(bytes) => Ok(Cow::Borrowed(bytes)),
-        None => Err(Error::format(name, "length", format!("{len} bytes at {offset} are past the end ({} bytes): the file is cut off or damaged", data.len()))),
+        None => Err(Error::format(
+            name,
+            "length",
+            format!("{len} bytes at {offset} are past the end ({} bytes): the file is cut off or damaged", data.len()),
+        )),
     }
 }
 

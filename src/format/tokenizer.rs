@@ -42,7 +42,13 @@ impl Tokenizer {
     /// The same; `file` appears in errors.
     pub(super) fn from_json_file(file: &str, json: &[u8]) -> Result<Self> {
         let fail = |e: tokenizers::Error| Error::format(file, "tokenizer", e.to_string());
-        let mut inner = tokenizers::Tokenizer::from_bytes(json).map_err(fail)?;
+        // The library panics on text that is no JSON, and later on templates with unknown tokens.
+        let parsed: Json = serde_json::from_slice(json).map_err(|e| Error::format(file, "JSON", e.to_string()))?;
+        if let Some(token) = unknown_in_template(&parsed["post_processor"]) {
+            return Err(Error::format(file, "post_processor", format!("its template has the token {token}, which it does not define")));
+        }
+        drop(parsed);
+        let mut inner = guarded(|| tokenizers::Tokenizer::from_bytes(json)).map_err(fail)?;
         inner.with_padding(None);
         inner.with_truncation(None).map_err(fail)?;
         Ok(Self { inner, bos: None, eos: Vec::new() })
@@ -62,7 +68,8 @@ impl Tokenizer {
                 });
             }
         };
-        let mut tokenizer = Self::from_json_file(file, &serde_json::to_vec(&json).map_err(|e| Error::format(file, "tokenizer", e.to_string()))?)?;
+        let mut tokenizer =
+            Self::from_json_file(file, &serde_json::to_vec(&json).map_err(|e| Error::format(file, "tokenizer", e.to_string()))?)?;
         tokenizer.bos = optional_id(gguf, "bos")?;
         tokenizer.eos = optional_id(gguf, "eos")?.into_iter().collect();
         Ok(tokenizer)
@@ -70,13 +77,14 @@ impl Tokenizer {
 
     /// Tokens of a text; `add_special` adds what the model expects around it ([CLS], BOS ...).
     pub fn encode(&self, text: &str, add_special: bool) -> Result<Vec<u32>> {
-        let encoding = self.inner.encode_fast(text, add_special).map_err(|e| Error::Request(format!("the text cannot be tokenized: {e}")))?;
+        let encoding = guarded(|| self.inner.encode_fast(text, add_special))
+            .map_err(|e| Error::Request(format!("the text cannot be tokenized: {e}")))?;
         Ok(encoding.get_ids().to_vec())
     }
 
     /// Text of tokens; `skip_special` leaves special tokens out.
     pub fn decode(&self, ids: &[u32], skip_special: bool) -> Result<String> {
-        self.inner.decode(ids, skip_special).map_err(|e| Error::Request(format!("the tokens cannot be decoded: {e}")))
+        guarded(|| self.inner.decode(ids, skip_special)).map_err(|e| Error::Request(format!("the tokens cannot be decoded: {e}")))
     }
 
     /// A token as the vocabulary spells it.
@@ -93,6 +101,22 @@ impl Tokenizer {
     pub fn vocab_size(&self) -> usize {
         self.inner.get_vocab_size(true)
     }
+}
+
+/// Turns a panic of the library, which trusts its files in places, into an error (where panics unwind).
+fn guarded<T>(f: impl FnOnce() -> tokenizers::Result<T>) -> tokenizers::Result<T> {
+    // The library's tokenizer is not changed by these calls but for its caches, which sit behind locks.
+    std::panic::catch_unwind(std::panic::AssertUnwindSafe(f)).unwrap_or_else(|_| Err("the tokenizer is inconsistent".into()))
+}
+
+/// A special token that a post-processor's template uses but does not define.
+fn unknown_in_template(post: &Json) -> Option<&Json> {
+    if let Some(list) = post["processors"].as_array() {
+        return list.iter().find_map(unknown_in_template);
+    }
+    let pieces = ["single", "pair"].into_iter().filter_map(|part| post[part].as_array()).flatten();
+    let mut ids = pieces.map(|piece| &piece["SpecialToken"]["id"]).filter(|id| !id.is_null());
+    ids.find(|id| id.as_str().is_none_or(|id| post["special_tokens"].get(id).is_none()))
 }
 
 fn optional_id(gguf: &Gguf, name: &str) -> Result<Option<u32>> {
@@ -149,7 +173,10 @@ impl<'a> Vocabulary<'a> {
             json!([{"type": "Digits", "individual_digits": true}, bytes(regex)])
         } else {
             if !matches!(pre, "default" | "gpt-2" | "gpt2") {
-                log::warn!("{}: {PRE} `{pre}` is unknown; text is split as for GPT-2 and may give other tokens than in training", self.file);
+                log::warn!(
+                    "{}: {PRE} `{pre}` is unknown; text is split as for GPT-2 and may give other tokens than in training",
+                    self.file
+                );
             }
             json!([bytes(regex)])
         };
@@ -180,7 +207,8 @@ impl<'a> Vocabulary<'a> {
         merges.sort_by(|a, b| b.0.total_cmp(&a.0).then((a.1, a.2).cmp(&(b.1, b.2))));
         let merges: Vec<_> = merges.into_iter().map(|m| m.3).collect();
         let unknown = optional_id(gguf, "unknown")?.and_then(|id| self.tokens.get(id as usize));
-        let model = json!({"type": "BPE", "vocab": self.ids, "merges": merges, "unk_token": unknown, "fuse_unk": true, "byte_fallback": true});
+        let model =
+            json!({"type": "BPE", "vocab": self.ids, "merges": merges, "unk_token": unknown, "fuse_unk": true, "byte_fallback": true});
         let replace = |from: &str, to: &str| json!({"type": "Replace", "pattern": {"String": from}, "content": to});
         let space_first = flag(gguf, "add_space_prefix", true)?;
         let mut normalizers = vec![replace(" ", "\u{2581}")];
@@ -203,7 +231,12 @@ impl<'a> Vocabulary<'a> {
                 Error::format(self.file, format!("tokenizer.ggml.{name}_token_id"), "is needed, and missing or outside the vocabulary")
             })
         };
-        let added = self.tokens.iter().zip(&self.kinds).zip(0..).filter(|((token, kind), _)| matches!(**kind, CONTROL | USER_DEFINED) && !token.is_empty());
+        let added = self
+            .tokens
+            .iter()
+            .zip(&self.kinds)
+            .zip(0..)
+            .filter(|((token, kind), _)| matches!(**kind, CONTROL | USER_DEFINED) && !token.is_empty());
         let added: Vec<Json> = added
             .map(|((token, &kind), id)| {
                 json!({"id": id, "content": token, "special": kind == CONTROL, "single_word": false, "lstrip": false, "rstrip": false, "normalized": false})

@@ -185,9 +185,7 @@ impl Packed {
     ///
     /// `symmetric` puts the zero point in the middle; otherwise each group has its own, and its range is widened to hold 0 so
     /// that the zero point is a code. Codes are computed with the scale as stored (f16 or f32).
-    pub fn quantize(
-        weights: &[f32], rows: usize, cols: usize, bits: u32, group: u32, symmetric: bool, f16_scales: bool,
-    ) -> Result<Self> {
+    pub fn quantize(weights: &[f32], rows: usize, cols: usize, bits: u32, group: u32, symmetric: bool, f16_scales: bool) -> Result<Self> {
         let zero = 1u8.checked_shl(bits.saturating_sub(1)).unwrap_or(0);
         let scales = match (symmetric, f16_scales) {
             (true, true) => Scales::F16 { zero },
@@ -225,7 +223,7 @@ impl Packed {
         match self.format.scales {
             Scales::F16 { zero } => {
                 let word = scales[g / 2];
-                zeroed(if g % 2 == 0 { low(word) } else { high(word) }, f32::from(zero))
+                zeroed(if g.is_multiple_of(2) { low(word) } else { high(word) }, f32::from(zero))
             }
             Scales::F32 { zero } => zeroed(f32::from_bits(scales[g]), f32::from(zero)),
             Scales::F16Min => with_min(low(scales[g]), high(scales[g])),
@@ -279,7 +277,7 @@ pub(crate) fn plane_lengths(format: &QuantFormat, rows: usize, cols: usize) -> R
     if planes(format.bits).is_empty() {
         return fail(format!("codes of {} bits: 2, 3, 4, 5, 6 and 8 are possible", format.bits));
     }
-    if format.group == 0 || format.group % 16 != 0 {
+    if format.group == 0 || !format.group.is_multiple_of(16) {
         return fail(format!("groups of {}: a multiple of 16 is needed", format.group));
     }
     let fixed = match format.scales {
@@ -340,6 +338,7 @@ fn stored_scale(scale: f64, as_f16: bool) -> Result<f32> {
 }
 
 #[cfg(test)]
+#[expect(clippy::unwrap_used, reason = "a failed test panics")]
 mod tests {
     use super::*;
 
@@ -359,8 +358,8 @@ mod tests {
         let weights: Vec<f32> = (0..rows * cols).map(|i| ((i * 7919 % 1000) as f32 - 300.0) / 250.0).collect();
         for (bits, symmetric, f16_scales) in [(8, true, true), (4, true, false), (4, false, true), (3, false, false), (2, false, true)] {
             let packed = Packed::quantize(&weights, rows, cols, bits, 32, symmetric, f16_scales).unwrap();
-            // f16 rounding of the scale may push the largest weight past the last code, hence the small allowance.
-            let step = 3.0 * if symmetric { 2.0 } else { 1.0 } / ((1 << bits) - 1) as f32;
+            // The weights lie between -1.2 and 2.8. Rounding the scale to f16 may push the largest past the last code: an allowance.
+            let step = if symmetric { 5.6 } else { 4.0 } / ((1 << bits) - 1) as f32;
             for (a, b) in packed.decode().iter().zip(&weights) {
                 assert!((a - b).abs() <= step * 0.51, "{bits} bits: {a} for {b}, step {step}");
             }
