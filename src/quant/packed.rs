@@ -358,10 +358,10 @@ mod tests {
         let weights: Vec<f32> = (0..rows * cols).map(|i| ((i * 7919 % 1000) as f32 - 300.0) / 250.0).collect();
         for (bits, symmetric, f16_scales) in [(8, true, true), (4, true, false), (4, false, true), (3, false, false), (2, false, true)] {
             let packed = Packed::quantize(&weights, rows, cols, bits, 32, symmetric, f16_scales).unwrap();
-            // The weights lie between -1.2 and 2.8. Rounding the scale to f16 may push the largest past the last code: an allowance.
+            // The weights lie between -1.2 and 2.8. Rounding the scale to f16 may push the largest past the last code, by 128 * 2^-11 of a step.
             let step = if symmetric { 5.6 } else { 4.0 } / ((1 << bits) - 1) as f32;
             for (a, b) in packed.decode().iter().zip(&weights) {
-                assert!((a - b).abs() <= step * 0.51, "{bits} bits: {a} for {b}, step {step}");
+                assert!((a - b).abs() <= step * 0.57, "{bits} bits: {a} for {b}, step {step}");
             }
         }
     }
