@@ -1,1 +1,20 @@
-//! etalon
+//! GPU compute kernels on wgpu for quantised language models and encoders, recorded once and replayed, inside an
+//! application's own device or on one of the crate's own.
+
+pub mod error;
+pub mod gpu;
+pub mod kernel;
+pub mod plan;
+pub mod quant;
+pub mod reference;
+pub mod tensor;
+
+#[cfg(feature = "models")]
+pub mod format;
+#[cfg(feature = "models")]
+pub mod model;
+
+pub use error::{Error, Result};
+pub use gpu::{Context, ContextOptions, Facts};
+pub use plan::Plan;
+pub use wgpu;

@@ -1,0 +1,132 @@
+// y[m, n] = act(sum_k x[m, k] W[n, k] + bias[n]) + residual[m, n], register tiles over workgroup memory.
+//
+// A workgroup computes BM x BN outputs, an invocation TM x TN of them (4-wide blocks, BM / (TM / 4) apart). Weights are decoded
+// once per tile into f32. Workgroup memory per flop: (TM + TN) / (TM TN) words. Loads and stores are guarded, so that any m, n, k
+// will do; grid = (n / BN, m / BM).
+#import common/activation
+#import common/decode
+
+struct Params {
+    origin: vec4<u32>,
+    m: u32, n: u32, cols: u32, w_stride: u32,
+    x_offset: u32, x_stride: u32, y_offset: u32, y_stride: u32,
+    s_stride: u32, bias_offset: u32, r_offset: u32, r_stride: u32,
+#if TABLE
+    table0: vec4<f32>, table1: vec4<f32>, table2: vec4<f32>, table3: vec4<f32>,
+#end
+}
+@group(0) @binding(0) var<uniform> params: Params;
+#if XV
+@group(0) @binding(1) var<storage, read> x: array<vec4<f32>>; // (m, cols)
+#else
+@group(0) @binding(1) var<storage, read> x: array<f32>; // (m, cols)
+#end
+@group(0) @binding(2) var<storage, read> data: array<u32>; // (n, w_stride)
+@group(0) @binding(3) var<storage, read_write> y: array<f32>; // (m, n)
+#if QUANT
+@group(0) @binding(4) var<storage, read> scales: array<u32>; // (n, s_stride)
+#end
+#if BIAS
+@group(0) @binding($(4 + QUANT)) var<storage, read> bias: array<f32>; // (n)
+#end
+#if RES == 1
+@group(0) @binding($(4 + QUANT + BIAS)) var<storage, read> residual: array<f32>; // (m, n)
+#end
+
+const BM: u32 = $(BM)u;
+const BN: u32 = $(BN)u;
+const BK: u32 = $(BK)u;
+const TX: u32 = $(BN / TN)u;
+const WG: u32 = $((BM / TM) * (BN / TN))u;
+var<workgroup> sh_x: array<vec4<f32>, $(BK * BM / 4)>; // [k][m / 4]
+var<workgroup> sh_w: array<vec4<f32>, $(BK * BN / 4)>; // [k][n / 4]
+
+fn x4(m: u32, k: u32) -> vec4<f32> {
+    var v = vec4<f32>(0.0);
+    if (m >= params.m) { return v; }
+    let b = params.x_offset + m * params.x_stride + k;
+#if XV
+    if (k < params.cols) { v = x[b >> 2u]; }
+#else
+    if (k < params.cols) { v.x = x[b]; }
+    if (k + 1u < params.cols) { v.y = x[b + 1u]; }
+    if (k + 2u < params.cols) { v.z = x[b + 2u]; }
+    if (k + 3u < params.cols) { v.w = x[b + 3u]; }
+#end
+    return v;
+}
+
+// Rows past the end repeat the last; columns past the end meet zeros of x.
+fn w4(n: u32, k: u32) -> vec4<f32> {
+    return load4(min(n, params.n - 1u), min(k, ((params.cols + 3u) & ~3u) - 4u));
+}
+
+fn store(m: u32, n: u32, sum: f32) {
+    if (m >= params.m || n >= params.n) { return; }
+    var v = sum;
+#if BIAS
+    v += bias[params.bias_offset + n];
+#end
+    v = activate(v);
+    let at = params.y_offset + m * params.y_stride + n;
+#if RES == 1
+    v += residual[params.r_offset + m * params.r_stride + n];
+#end
+#if RES == 2
+    v += y[at];
+#end
+    y[at] = v;
+}
+
+@compute @workgroup_size($((BM / TM) * (BN / TN)))
+fn main(@builtin(workgroup_id) wid: vec3<u32>, @builtin(local_invocation_index) lane: u32) {
+    let n0 = (wid.x + params.origin.x) * BN;
+    let m0 = (wid.y + params.origin.y) * BM;
+    let tx = lane % TX;
+    let ty = lane / TX;
+#for i in 0..TM
+#for j in 0..(TN / 4)
+    var acc_$(i)_$j = vec4<f32>(0.0);
+#end
+#end
+    for (var k0 = 0u; k0 < params.cols; k0 += BK) {
+        for (var q = lane; q < $(BM * BK / 4)u; q += WG) {
+            let row = q / $(BK / 4)u;
+            let kq = (q % $(BK / 4)u) * 4u;
+            let v = x4(m0 + row, k0 + kq);
+#for e in 0..4
+            sh_x[(kq + $(e)u) * $(BM / 4)u + (row >> 2u)][row & 3u] = v[$e];
+#end
+        }
+        for (var q = lane; q < $(BN * BK / 4)u; q += WG) {
+            let row = q / $(BK / 4)u;
+            let kq = (q % $(BK / 4)u) * 4u;
+            let v = w4(n0 + row, k0 + kq);
+#for e in 0..4
+            sh_w[(kq + $(e)u) * $(BN / 4)u + (row >> 2u)][row & 3u] = v[$e];
+#end
+        }
+        workgroupBarrier();
+        for (var k = 0u; k < BK; k++) {
+#for i in 0..(TM / 4)
+            let a_$i = sh_x[k * $(BM / 4)u + $(i * (BM / TM))u + ty];
+#end
+#for j in 0..(TN / 4)
+            let b_$j = sh_w[k * $(BN / 4)u + $(j * (BN / TN))u + tx];
+#end
+#for i in 0..TM
+#for j in 0..(TN / 4)
+            acc_$(i)_$j = fma(vec4<f32>(a_$(i / 4)[$(i % 4)]), b_$j, acc_$(i)_$j);
+#end
+#end
+        }
+        workgroupBarrier();
+    }
+#for i in 0..TM
+#for j in 0..(TN / 4)
+#for e in 0..4
+    store(m0 + $(4 * (i / 4) * (BM / TM) + (i % 4))u + ty * 4u, n0 + $(4 * j * (BN / TN) + e)u + tx * 4u, acc_$(i)_$j[$e]);
+#end
+#end
+#end
+}

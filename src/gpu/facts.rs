@@ -1,0 +1,92 @@
+//! What the crate knows of an adapter: the only input, beside shapes, to the choice of kernel variants.
+
+use std::collections::BTreeSet;
+
+/// Facts of an adapter and the device made from it. Variant choice is a pure function of these and of shapes.
+#[derive(Debug, Clone)]
+pub struct Facts {
+    /// Name, driver, backend, subgroup sizes.
+    pub info: wgpu::AdapterInfo,
+    /// Features that the device was created with.
+    pub features: wgpu::Features,
+    /// Limits that the device was created with.
+    pub limits: wgpu::Limits,
+    /// Names of kernel variants that must not be chosen, since they failed the self-test here.
+    pub refused: BTreeSet<String>,
+    /// Cap on the bytes of one storage binding; tests lower it to exercise splitting.
+    pub max_binding: u64,
+    /// Longest wanted single dispatch in milliseconds, for watchdogs and renderers.
+    pub max_dispatch_ms: f64,
+}
+
+impl Facts {
+    /// Facts of a device that exists already.
+    pub fn of(device: &wgpu::Device) -> Self {
+        let limits = device.limits();
+        Self {
+            info: device.adapter_info(),
+            features: device.features(),
+            // The spec lets a binding be 4-byte aligned only; the mask keeps windows on whole rows of vec4.
+            max_binding: limits.max_storage_buffer_binding_size & !255,
+            limits,
+            refused: BTreeSet::new(),
+            max_dispatch_ms: 100.0,
+        }
+    }
+
+    /// The subgroup size, where it is fixed and the device has subgroup operations.
+    pub fn subgroup(&self) -> Option<u32> {
+        let (min, max) = (self.info.subgroup_min_size, self.info.subgroup_max_size);
+        (self.features.contains(wgpu::Features::SUBGROUP) && min == max && min > 0).then_some(min)
+    }
+
+    /// True for a driver that runs shaders on the CPU.
+    pub fn is_software(&self) -> bool {
+        self.info.device_type == wgpu::DeviceType::Cpu
+    }
+
+    /// True where the driver turns shaders into 8-lane CPU code: the register-tile variants without workgroup memory.
+    pub fn wide_lanes(&self) -> bool {
+        self.is_software() && self.subgroup() == Some(8)
+    }
+
+    /// Rough rates `(bytes/s, flop/s)` for sizing dispatches before anything was measured.
+    pub fn rates(&self) -> (f64, f64) {
+        match self.info.device_type {
+            wgpu::DeviceType::Cpu => (5e9, 1e10),
+            wgpu::DeviceType::IntegratedGpu | wgpu::DeviceType::VirtualGpu => (2e10, 2e11),
+            _ => (1e11, 1e12),
+        }
+    }
+
+    /// One line for people.
+    pub fn summary(&self) -> String {
+        let i = &self.info;
+        format!("{} ({:?}, {:?}; {} {})", i.name, i.backend, i.device_type, i.driver, i.driver_info)
+    }
+}
+
+/// Features that the crate makes use of where `adapter` has them; none is needed.
+///
+/// A host adds these to its own `DeviceDescriptor::required_features`.
+pub fn required_features(adapter: &wgpu::Adapter) -> wgpu::Features {
+    let wanted = wgpu::Features::SUBGROUP
+        | wgpu::Features::TIMESTAMP_QUERY
+        | wgpu::Features::TIMESTAMP_QUERY_INSIDE_PASSES
+        | wgpu::Features::PIPELINE_CACHE;
+    adapter.features() & wanted
+}
+
+/// Limits that let large models run: WebGPU's defaults, with buffer and binding sizes, workgroup memory and invocations raised
+/// to what `adapter` offers.
+pub fn required_limits(adapter: &wgpu::Adapter) -> wgpu::Limits {
+    let has = adapter.limits();
+    wgpu::Limits {
+        max_storage_buffer_binding_size: has.max_storage_buffer_binding_size,
+        max_buffer_size: has.max_buffer_size,
+        max_compute_workgroup_storage_size: has.max_compute_workgroup_storage_size,
+        max_compute_invocations_per_workgroup: has.max_compute_invocations_per_workgroup,
+        max_compute_workgroup_size_x: has.max_compute_workgroup_size_x,
+        ..wgpu::Limits::default().or_worse_values_from(&has)
+    }
+}

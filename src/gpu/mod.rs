@@ -1,0 +1,11 @@
+//! The host layer: adapter facts, the device (its own or the host's), buffers, pipelines, readback.
+
+mod buffer;
+mod context;
+mod facts;
+mod pipeline;
+
+pub use buffer::{Buffer, MemoryReport};
+pub use context::{Context, ContextOptions, Readback};
+pub use facts::{Facts, required_features, required_limits};
+pub(crate) use pipeline::Pipeline;

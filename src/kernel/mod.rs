@@ -1,0 +1,93 @@
+//! Kernel families: each checks shapes, chooses a variant and appends dispatches to a [`crate::plan::Builder`].
+//!
+//! A family's five files share one stem: `shaders/X.wgsl`, `src/kernel/X.rs`, `src/reference/X.rs`, `tests/kernels/X.rs`
+//! and `benches/X.rs`.
+
+pub mod attention;
+pub mod embedding;
+pub mod gate;
+pub mod linear;
+pub mod norm;
+pub mod rope;
+pub mod sample;
+mod shader;
+pub mod state;
+
+pub use shader::Target;
+
+use crate::Result;
+
+/// How a dispatch uses a binding.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Access {
+    /// Only read.
+    Read,
+    /// Written, or read and written.
+    Write,
+}
+
+/// One permutation of a shader: what a pipeline is made from.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Variant {
+    /// The stem of the kernel's files.
+    pub kernel: &'static str,
+    /// Its WGSL text, before expansion.
+    pub source: &'static str,
+    /// The constants of this permutation.
+    pub defines: Vec<(&'static str, i64)>,
+    /// Bindings 1, 2, …; binding 0 is the uniform parameter block.
+    pub access: &'static [Access],
+    /// `Some(n)`: right only where every subgroup has exactly `n` invocations.
+    pub subgroup: Option<u32>,
+}
+
+impl Variant {
+    /// Kernel and constants, unique among all variants.
+    pub fn name(&self) -> String {
+        let mut s = String::from(self.kernel);
+        for (i, (n, v)) in self.defines.iter().enumerate() {
+            s += &format!("{}{n}={v}", if i == 0 { "[" } else { "," });
+        }
+        if !self.defines.is_empty() {
+            s.push(']');
+        }
+        s
+    }
+
+    /// The expanded WGSL text.
+    ///
+    /// # Errors
+    /// A fault of the shader's own text, which the portability test would find.
+    pub fn wgsl(&self, target: Target) -> Result<String> {
+        let body = shader::expand(self.source, &self.defines)?;
+        Ok(match target {
+            Target::Browser if self.subgroup.is_some() => format!("enable subgroups;\n{body}"),
+            _ => body,
+        })
+    }
+
+    /// The value of a constant of this permutation; 0 where it has none of that name.
+    pub fn define(&self, name: &str) -> i64 {
+        self.defines.iter().find(|(n, _)| *n == name).map_or(0, |(_, v)| *v)
+    }
+}
+
+/// Fragments that shaders import.
+fn fragments() -> &'static [(&'static str, &'static str)] {
+    &[
+        ("common/activation", include_str!("../../shaders/common/activation.wgsl")),
+        ("common/decode", include_str!("../../shaders/common/decode.wgsl")),
+        ("common/reduce", include_str!("../../shaders/common/reduce.wgsl")),
+        ("common/state", include_str!("../../shaders/common/state.wgsl")),
+        ("common/threefry", include_str!("../../shaders/common/threefry.wgsl")),
+    ]
+}
+
+/// Size of the workgroup of a row-wise kernel: one subgroup where the driver runs it as one SIMD register, so that reductions
+/// need no barrier; else `wanted`, reduced in workgroup memory.
+pub(crate) fn row_workgroup(facts: &crate::Facts, wanted: i64, name: impl Fn(i64, i64) -> String) -> (i64, i64, Option<u32>) {
+    if facts.wide_lanes() && !facts.refused.contains(&name(8, 8)) {
+        return (8, 8, Some(8));
+    }
+    (wanted, 0, None)
+}

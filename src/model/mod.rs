@@ -1,0 +1,1 @@
+//! Model families: each builds plans from kernels.

@@ -1,0 +1,129 @@
+use super::{Bench, all_facts};
+use etalon::kernel::linear::{Activation, Epilogue, Residual, fuses_gate, linear};
+use etalon::quant::{QuantFormat, Scales};
+use etalon::tensor::Format;
+
+pub fn quant(bits: u32, group: u32, scales: Scales) -> Format {
+    Format::Quant(QuantFormat { bits, group, scales, table: None, per_tensor: false })
+}
+
+/// Every element format: all widths, all scale layouts, the table, per row and per tensor.
+pub fn formats() -> Vec<Format> {
+    let mut out = vec![Format::F32, Format::F16, Format::Bf16];
+    for bits in [2, 3, 4, 5, 6, 8] {
+        let zero = 1u8 << (bits - 1);
+        out.push(quant(bits, 16, Scales::F16 { zero }));
+        out.push(quant(bits, 32, Scales::F16Min));
+        out.push(quant(bits, 64, Scales::F16Zero));
+        out.push(quant(bits, 48, Scales::F32 { zero }));
+        out.push(quant(bits, 128, Scales::F32Zero));
+        out.push(quant(bits, 1 << 20, Scales::F32Min));
+    }
+    let table = Some(std::array::from_fn(|i| (i * i) as f32 / 60.0 - 2.0));
+    out.push(Format::Quant(QuantFormat { bits: 4, group: 32, scales: Scales::F16 { zero: 0 }, table, per_tensor: false }));
+    out.push(Format::Quant(QuantFormat { bits: 4, group: 1 << 20, scales: Scales::F32 { zero: 8 }, table: None, per_tensor: true }));
+    out
+}
+
+pub fn k_quants() -> Vec<Format> {
+    vec![quant(2, 16, Scales::K2), quant(3, 16, Scales::K3), quant(4, 32, Scales::K4), quant(5, 32, Scales::K4), quant(6, 16, Scales::K6)]
+}
+
+/// The whole output, whatever it was cut into, against the plain product.
+fn check(values: &[f32], x: &[f32], w: &[f32], (m, k, n): (usize, usize, usize)) {
+    for r in 0..m {
+        for c in 0..n {
+            let pairs = (0..k).map(|i| f64::from(x[r * k + i]) * f64::from(w[c * k + i]));
+            let (want, size) = pairs.fold((0.0, 0.0), |(s, t), p| (s + p, t + p.abs()));
+            let got = f64::from(values[r * n + c]);
+            assert!((got - want).abs() <= 1e-5 * size, "({r}, {c}): {got} where {want} is expected");
+        }
+    }
+}
+
+#[test]
+fn every_format_and_shape_matches_the_twin() {
+    for (name, facts) in all_facts().into_iter().take(2) {
+        for (i, format) in formats().into_iter().chain(k_quants()).enumerate() {
+            let k_quant = i >= formats().len();
+            for (j, (m, k, n)) in [(1, 65, 7), (2, 96, 33), (5, 64, 9), (11, 80, 37)].into_iter().enumerate() {
+                let k = if k_quant { 256 * (1 + j % 2) } else { k };
+                let mut t = Bench::new(&facts, 100 * i as u64 + j as u64);
+                let values = t.random_values(m * k);
+                let x = t.floats("x", &values);
+                let x = etalon::tensor::Tensor { slot: x, offset: 0, rows: m, cols: k, stride: k };
+                let (w, decoded) = t.weights(format, n, k);
+                let y = t.poisoned("y", m, n);
+                linear(&mut t.builder, &format!("{name} {format:?}"), &x, &w, &y, &Epilogue::default()).unwrap();
+                check(&t.verify(&y), &values, &decoded, (m, k, n));
+            }
+        }
+    }
+}
+
+#[test]
+fn epilogues_match_the_twin() {
+    let acts = [Activation::None, Activation::Relu, Activation::GeluErf, Activation::GeluTanh, Activation::Silu, Activation::Tanh];
+    for (name, facts) in all_facts().into_iter().take(2) {
+        for (i, activation) in acts.into_iter().enumerate() {
+            for m in [1, 3, 12] {
+                for residual in 0..3 {
+                    let mut t = Bench::new(&facts, i as u64);
+                    let x = t.random("x", m, 70);
+                    let (w, _) = t.weights(quant(4, 32, Scales::F16 { zero: 8 }), 41, 70);
+                    let bias = t.random_values(45);
+                    let bias = t.floats("bias", &bias);
+                    let y = if residual == 2 { t.random("y", m, 41) } else { t.poisoned("y", m, 41) };
+                    let residual = match residual {
+                        0 => Residual::None,
+                        1 => Residual::Add(t.random("r", m, 41)),
+                        _ => Residual::InPlace,
+                    };
+                    let e = Epilogue { bias: Some((bias, 3)), activation, residual, gate: false };
+                    linear(&mut t.builder, &format!("{name} {activation:?}"), &x, &w, &y, &e).unwrap();
+                    t.verify(&y);
+                }
+            }
+        }
+    }
+}
+
+#[test]
+fn the_fused_gate_matches_the_twin() {
+    for (_, facts) in all_facts().into_iter().take(2) {
+        for m in [1, 2, 4] {
+            assert!(fuses_gate(&facts, m));
+            let mut t = Bench::new(&facts, m as u64);
+            let x = t.random_dense("x", m, 96);
+            let (w, _) = t.weights(quant(4, 32, Scales::F16Min), 2 * 29, 96);
+            let y = t.poisoned("y", m, 29);
+            linear(&mut t.builder, "gate", &x, &w, &y, &Epilogue { gate: true, ..Default::default() }).unwrap();
+            t.verify(&y);
+        }
+    }
+}
+
+#[test]
+fn weights_and_activations_above_a_binding_are_cut_by_rows() {
+    let facts = all_facts().remove(2).1;
+    for (m, k, n) in [(1, 577, 1031), (2, 576, 700), (3001, 65, 99), (1, 65, 5000)] {
+        let mut t = Bench::new(&facts, 5);
+        let values = t.random_values(m * k);
+        let x = etalon::tensor::Tensor { slot: t.floats("x", &values), offset: 0, rows: m, cols: k, stride: k };
+        let (w, decoded) = t.weights(Format::F32, n, k);
+        let y = t.poisoned("y", m, n);
+        linear(&mut t.builder, "cut", &x, &w, &y, &Epilogue::default()).unwrap();
+        check(&t.verify(&y), &values, &decoded, (m, k, n));
+    }
+}
+
+#[test]
+fn operands_that_do_not_fit_are_refused() {
+    let facts = all_facts().remove(0).1;
+    let mut t = Bench::new(&facts, 5);
+    let x = t.random_dense("x", 2, 32);
+    let (w, _) = t.weights(Format::F32, 8, 33);
+    let y = t.poisoned("y", 2, 8);
+    let e = linear(&mut t.builder, "bad", &x, &w, &y, &Epilogue::default()).unwrap_err().to_string();
+    assert!(e.contains("(2, 32) times (8, 33)"), "{e}");
+}

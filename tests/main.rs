@@ -1,0 +1,4 @@
+//! The integration tests, one binary so that it can travel to machines without a toolchain.
+
+mod format;
+mod kernels;
