@@ -75,7 +75,7 @@ impl Tokenizer {
         Ok(tokenizer)
     }
 
-    /// Tokens of a text; `add_special` adds what the model expects around it ([CLS], BOS ...).
+    /// Tokens of a text; `add_special` adds what the model expects around it (`[CLS]`, BOS ...).
     pub fn encode(&self, text: &str, add_special: bool) -> Result<Vec<u32>> {
         let encoding = guarded(|| self.inner.encode_fast(text, add_special))
             .map_err(|e| Error::Request(format!("the text cannot be tokenized: {e}")))?;

@@ -63,6 +63,23 @@ fn byte_level_tokenizers_are_built_from_gguf() {
     assert_eq!((tokenizer.bos, tokenizer.eos.as_slice()), (Some(0), &[1][..]));
 }
 
+/// Digits are tokens one by one for SmolLM, in threes for Llama 3, as they come for GPT-2.
+#[test]
+fn text_is_split_as_the_file_says() {
+    let base = |pre: &str| {
+        GgufBuilder::default()
+            .text("tokenizer.ggml.model", "gpt2")
+            .text("tokenizer.ggml.pre", pre)
+            .texts("tokenizer.ggml.tokens", &["1", "11", "111", "1111", "\u{120}"])
+            .texts("tokenizer.ggml.merges", &["1 1", "11 1", "11 11"])
+            .u32("tokenizer.ggml.bos_token_id", 0)
+    };
+    for (pre, expected) in [("smollm", &[0, 0, 0, 0][..]), ("llama-bpe", &[2, 0]), ("default", &[3]), ("not-heard-of", &[3])] {
+        assert_eq!(from_gguf(&base(pre)).unwrap().encode("1111", false).unwrap(), expected, "{pre}");
+    }
+    assert_eq!(from_gguf(&base("llama-bpe")).unwrap().encode("1", true).unwrap(), [0, 0], "Llama 3 begins with BOS");
+}
+
 /// A SentencePiece vocabulary with byte tokens 3 to 258.
 fn sentence_piece() -> GgufBuilder {
     let bytes: Vec<String> = (0..256).map(|b| format!("<0x{b:02X}>")).collect();
