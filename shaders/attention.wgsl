@@ -55,7 +55,16 @@ fn main(@builtin(workgroup_id) wid: vec3<u32>, @builtin(local_invocation_index) 
         var score = -3.0e38;
         if (j < keys) {
             var dot_qk = 0.0;
-            for (var i = 0u; i < $(D)u; i++) { dot_qk = fma(sh_q[i], k[k_at + j * params.k_row + i], dot_qk); }
+            let at = k_at + j * params.k_row;
+            // Unrolled: llvmpipe leaves a shader's loops for good after 65,535 iterations in all.
+            for (var i = 0u; i < $(D - D % 16)u; i += 16u) {
+#for e in 0..16
+                dot_qk = fma(sh_q[i + $(e)u], k[at + i + $(e)u], dot_qk);
+#end
+            }
+#for e in 0..(D % 16)
+            dot_qk = fma(sh_q[$(D - D % 16 + e)], k[at + $(D - D % 16 + e)u], dot_qk);
+#end
             score = dot_qk;
         }
         let tile_top = max(top, max_all(score, lane));
@@ -70,7 +79,13 @@ fn main(@builtin(workgroup_id) wid: vec3<u32>, @builtin(local_invocation_index) 
 #for i in 0..((D + WG - 1) / WG)
         if ($(i * WG)u + lane < $(D)u) {
             var sum = own[$i] * keep;
+#if WG == 8
+#for e in 0..8
+            sum = fma(sh_p[$e], v[v_at + (j0 + min($(e)u, tile - 1u)) * params.v_row + $(i * WG)u + lane], sum);
+#end
+#else
             for (var e = 0u; e < tile; e++) { sum = fma(sh_p[e], v[v_at + (j0 + e) * params.v_row + $(i * WG)u + lane], sum); }
+#end
             own[$i] = sum;
         }
 #end

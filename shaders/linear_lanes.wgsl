@@ -50,10 +50,10 @@ fn store(m: u32, n: u32, sum: f32) {
 #if SIDE == 0
 @compute @workgroup_size(8)
 fn main(@builtin(workgroup_id) wid: vec3<u32>, @builtin(subgroup_invocation_id) lane: u32) {
-    let n0 = (wid.x + params.origin.x) * $(8 * ROWS)u + lane;
+    let first = (wid.x + params.origin.x) * $(8 * ROWS)u + lane;
 #for r in 0..(ROWS * (1 + GATE))
 #if r < ROWS
-    let n$r = min(n0 + $(8 * r)u, params.n - 1u);
+    let n$r = min(first + $(8 * r)u, params.n - 1u);
 #else
     let n$r = n$(r - ROWS) + params.n;
 #end
@@ -135,9 +135,9 @@ fn main(@builtin(workgroup_id) wid: vec3<u32>, @builtin(subgroup_invocation_id) 
 #for r in 0..ROWS
 #for c in 0..COLS
 #if GATE
-    store($(c)u, n0 + $(8 * r)u, silu(sum_$(r)_$c) * sum_$(r + ROWS)_$c);
+    store($(c)u, first + $(8 * r)u, silu(sum_$(r)_$c) * sum_$(r + ROWS)_$c);
 #else
-    store($(c)u, n0 + $(8 * r)u, sum_$(r)_$c);
+    store($(c)u, first + $(8 * r)u, sum_$(r)_$c);
 #end
 #end
 #end
@@ -161,13 +161,13 @@ fn x4(m: u32, k: u32) -> vec4<f32> {
 
 @compute @workgroup_size(8)
 fn main(@builtin(workgroup_id) wid: vec3<u32>, @builtin(subgroup_invocation_id) lane: u32) {
-    let n0 = (wid.x + params.origin.x) * $(COLS)u;
-    let m0 = (wid.y + params.origin.y) * $(8 * ROWS)u + lane;
+    let first_n = (wid.x + params.origin.x) * $(COLS)u;
+    let first_m = (wid.y + params.origin.y) * $(8 * ROWS)u + lane;
 #for r in 0..ROWS
-    let m$r = min(m0 + $(8 * r)u, params.m - 1u);
+    let m$r = min(first_m + $(8 * r)u, params.m - 1u);
 #end
 #for c in 0..(COLS / 8)
-    let n$c = min(n0 + $(8 * c)u + lane, params.n - 1u);
+    let n$c = min(first_n + $(8 * c)u + lane, params.n - 1u);
 #end
 #for r in 0..ROWS
 #for c in 0..COLS
@@ -192,7 +192,7 @@ fn main(@builtin(workgroup_id) wid: vec3<u32>, @builtin(subgroup_invocation_id) 
     }
 #for r in 0..ROWS
 #for c in 0..COLS
-    store(m0 + $(8 * r)u, n0 + $(c)u, acc_$(r)_$c);
+    store(first_m + $(8 * r)u, first_n + $(c)u, acc_$(r)_$c);
 #end
 #end
 }

@@ -82,10 +82,10 @@ fn main(@builtin(workgroup_id) wid: vec3<u32>, @builtin(local_invocation_index) 
     , @builtin(subgroup_invocation_id) sg_lane: u32
 #end
 ) {
-    let n0 = (wid.x + params.origin.x) * $(ROWS)u;
+    let first = (wid.x + params.origin.x) * $(ROWS)u;
     // Rows past the end repeat the last one; only their stores are left out.
 #for r in 0..ROWS
-    let n$r = min(n0 + $(r)u, params.n - 1u);
+    let n$r = min(first + $(r)u, params.n - 1u);
 #end
 #for r in 0..(ROWS * (1 + GATE))
 #for c in 0..COLS
@@ -189,12 +189,12 @@ fn main(@builtin(workgroup_id) wid: vec3<u32>, @builtin(local_invocation_index) 
 #end
 #end
 #for r in 0..ROWS
-        if (n0 + $(r)u < params.n) {
+        if (first + $(r)u < params.n) {
 #for c in 0..COLS
 #if GATE
-            store($(c)u, n0 + $(r)u, silu(v_$(r)_$c) * v_$(r + ROWS)_$c);
+            store($(c)u, first + $(r)u, silu(v_$(r)_$c) * v_$(r + ROWS)_$c);
 #else
-            store($(c)u, n0 + $(r)u, v_$(r)_$c);
+            store($(c)u, first + $(r)u, v_$(r)_$c);
 #end
 #end
         }

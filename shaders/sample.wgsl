@@ -2,7 +2,7 @@
 //
 // Temperature 0: the largest logit, the lowest index among equals. Else tokens are kept that pass top-k, then top-p over what
 // top-k kept, and min-p; among them the largest l / T - ln(-ln u) wins, which draws from the softmax (Gumbel's trick) without a
-// prefix sum. u comes from Threefry at counter (token, step). The thresholds of top-k and top-p are found by bisection over the
+// prefix sum. Passes are unrolled, as llvmpipe leaves a shader's loops for good after 65,535 iterations in all. u comes from Threefry at counter (token, step). The thresholds of top-k and top-p are found by bisection over the
 // order-preserving bits of the logits: 32 passes each, no atomics.
 #import common/reduce
 #import common/state
@@ -87,7 +87,11 @@ fn main(@builtin(workgroup_id) wid: vec3<u32>, @builtin(local_invocation_index) 
     for (var bit = 0u; bit < passes_k; bit++) {
         let candidate = threshold | (0x80000000u >> bit);
         var count = 0.0;
-        for (var i = lane; i < n; i += WG) { count += select(0.0, 1.0, key(logits[at + i]) >= candidate); }
+        for (var i0 = lane; i0 < n; i0 += $(8 * WG)u) {
+#for u in 0..8
+            if (i0 + $(u * WG)u < n) { count += select(0.0, 1.0, key(logits[at + i0 + $(u * WG)u]) >= candidate); }
+#end
+        }
         if (sum_all(count, lane) >= f32(top_k)) { threshold = candidate; }
     }
     let passes_p = select(0u, 32u, temperature > 0.0 && top_p < 1.0);
@@ -103,9 +107,13 @@ fn main(@builtin(workgroup_id) wid: vec3<u32>, @builtin(local_invocation_index) 
     for (var bit = 0u; bit < passes_p; bit++) {
         let candidate = nucleus | (0x80000000u >> bit);
         var held = 0.0;
-        for (var i = lane; i < n; i += WG) {
-            let l = logits[at + i];
-            held += select(0.0, exp((l - top) * inverse), key(l) >= max(candidate, threshold));
+        for (var i0 = lane; i0 < n; i0 += $(8 * WG)u) {
+#for u in 0..8
+            if (i0 + $(u * WG)u < n) {
+                let l = logits[at + i0 + $(u * WG)u];
+                held += select(0.0, exp((l - top) * inverse), key(l) >= max(candidate, threshold));
+            }
+#end
         }
         if (sum_all(held, lane) >= wanted) { nucleus = candidate; }
     }

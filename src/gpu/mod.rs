@@ -8,4 +8,5 @@ mod pipeline;
 pub use buffer::{Buffer, MemoryReport};
 pub use context::{Context, ContextOptions, Readback};
 pub use facts::{Facts, required_features, required_limits};
+pub(crate) use buffer::lock;
 pub(crate) use pipeline::Pipeline;

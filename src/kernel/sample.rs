@@ -1,6 +1,6 @@
 //! Choosing the next token on the device, and advancing the sequence's state.
 
-use super::{Access, Variant, row_workgroup, state};
+use super::{Access, Variant, state};
 use crate::plan::{Builder, OpSpec, SlotId};
 use crate::reference;
 use crate::tensor::Tensor;
@@ -28,18 +28,17 @@ pub fn sample(b: &mut Builder, label: &str, logits: &Tensor, states: SlotId, nex
         b.window(next, 0..logits.rows)?,
         b.window(output, 0..logits.rows * ring)?,
     ];
-    let make = |wg, sg, subgroup| Variant {
+    let variant = Variant {
         kernel: "sample",
         source: include_str!("../../shaders/sample.wgsl"),
-        defines: vec![("WG", wg), ("SG", sg)],
+        defines: vec![("WG", 256), ("SG", 0)],
         access: &ACCESS,
-        subgroup,
+        subgroup: None,
     };
-    let (wg, sg, subgroup) = row_workgroup(b.facts(), 256, |w, s| make(w, s, Some(8)).name());
     let elements = (logits.rows * logits.cols) as u64;
     b.push(OpSpec {
         label: label.into(),
-        variant: make(wg, sg, subgroup),
+        variant,
         params: vec![logits.cols as u32, lw.offset, logits.stride as u32, ring as u32],
         bindings,
         grid: [logits.rows as u32, 1, 1],

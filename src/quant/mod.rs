@@ -86,7 +86,7 @@ impl QuantFormat {
     }
 
     /// Words that `groups` consecutive groups take.
-    pub(crate) fn group_words(&self, groups: usize, cols: usize) -> usize {
+    pub fn group_words(&self, groups: usize, cols: usize) -> usize {
         match self.scales {
             Scales::F16 { .. } => groups.div_ceil(2),
             Scales::F32 { .. } | Scales::F16Min | Scales::F16Zero => groups,

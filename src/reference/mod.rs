@@ -4,8 +4,10 @@ pub mod attention;
 pub mod embedding;
 pub mod gate;
 pub mod linear;
+pub mod nll;
 pub mod norm;
 pub mod rope;
+pub mod rows;
 pub mod sample;
 
 use crate::quant::Packed;

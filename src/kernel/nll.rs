@@ -1,0 +1,40 @@
+//! Negative log-likelihoods of tokens under rows of logits.
+
+use super::{Access, Variant, row_workgroup};
+use crate::plan::{Builder, OpSpec, SlotId};
+use crate::reference;
+use crate::tensor::Tensor;
+use crate::{Error, Result};
+
+const ACCESS: [Access; 3] = [Access::Read, Access::Read, Access::Write];
+
+/// Appends `y[r] = log sum_i exp(x[r, i]) - x[r, target[r]]`; y is `(1, rows)`.
+///
+/// # Errors
+/// [`Error::Shape`] where the operands do not fit each other; [`Error::Limit`].
+pub fn nll(b: &mut Builder, label: &str, x: &Tensor, targets: SlotId, y: &Tensor) -> Result<()> {
+    if y.cols != x.rows || y.rows != 1 || x.cols == 0 {
+        return Err(Error::shape("nll", format!("{label}: ({}, {}) into ({}, {})", x.rows, x.cols, y.rows, y.cols)));
+    }
+    let (xw, yw) = (b.view(x)?, b.view(y)?);
+    let make = |wg, sg, subgroup| Variant {
+        kernel: "nll",
+        source: include_str!("../../shaders/nll.wgsl"),
+        defines: vec![("WG", wg), ("SG", sg)],
+        access: &ACCESS,
+        subgroup,
+    };
+    let (wg, sg, subgroup) = row_workgroup(b.facts(), 256, |w, s| make(w, s, Some(8)).name());
+    let elements = (x.rows * x.cols) as u64;
+    let bindings = vec![xw, b.window(targets, 0..x.rows)?, yw];
+    b.push(OpSpec {
+        label: label.into(),
+        variant: make(wg, sg, subgroup),
+        params: vec![x.cols as u32, xw.offset, x.stride as u32, yw.offset],
+        bindings,
+        grid: [x.rows as u32, 1, 1],
+        bytes: 4 * elements,
+        flops: 3 * elements,
+        twin: reference::nll::twin(x.rows),
+    })
+}

@@ -1,0 +1,58 @@
+//! OPT: LayerNorm before or (350M) after each sublayer, learned positions offset by 2, biases everywhere.
+
+use super::llama::stack;
+use super::transformer::{Dimensions, Layer, Transformer};
+use super::weights::{Loader, unsupported};
+use super::activation;
+use crate::format::OptConfig;
+use crate::Result;
+
+/// PyTorch's default, which OPT's configuration does not name.
+const EPS: f32 = 1e-5;
+
+pub(crate) fn load(l: &mut Loader<'_>, c: &OptConfig) -> Result<Transformer> {
+    if !c.layer_norm_elementwise_affine {
+        return Err(unsupported("an OPT without layer norm weights", "use a model with `layer_norm_elementwise_affine`"));
+    }
+    let d = c.hidden;
+    let mut layers = Vec::with_capacity(c.layers);
+    for i in 0..c.layers {
+        let name = |part: &str| format!("model.decoder.layers.{i}.{part}");
+        let qkv = ["self_attn.q_proj", "self_attn.k_proj", "self_attn.v_proj"];
+        layers.push(Layer {
+            attention_norm: l.norm(&name("self_attn_layer_norm"), d, false, EPS)?,
+            qkv: stack(l, &qkv.map(|p| (name(p), d)), d, c.enable_bias)?,
+            output: stack(l, &[(name("self_attn.out_proj"), d)], d, c.enable_bias)?,
+            ffn_norm: l.norm(&name("final_layer_norm"), d, false, EPS)?,
+            up: stack(l, &[(name("fc1"), c.ffn)], d, c.enable_bias)?,
+            gated: false,
+            activation: activation(c.activation),
+            down: stack(l, &[(name("fc2"), d)], c.ffn, c.enable_bias)?,
+        });
+    }
+    let width = c.word_embed_proj_dim;
+    let projected = width != d;
+    let has_head = l.checkpoint.has("lm_head.weight");
+    Ok(Transformer {
+        shape: Dimensions {
+            hidden: d,
+            heads: c.heads,
+            kv_heads: c.heads,
+            head_dim: d / c.heads,
+            vocabulary: c.vocab,
+            max_positions: c.max_positions,
+        },
+        tokens: l.matrix("model.decoder.embed_tokens.weight", c.vocab, width)?,
+        positions: Some((l.matrix("model.decoder.embed_positions.weight", c.max_positions + 2, d)?, 2)),
+        types: None,
+        embedding_norm: None,
+        project_in: if projected { Some(l.matrix("model.decoder.project_in.weight", d, width)?) } else { None },
+        project_out: if projected { Some(l.matrix("model.decoder.project_out.weight", width, d)?) } else { None },
+        layers,
+        pre_norm: c.do_layer_norm_before,
+        final_norm: if c.final_layer_norm() { Some(l.norm("model.decoder.final_layer_norm", d, false, EPS)?) } else { None },
+        angles: None,
+        bidirectional: false,
+        head: if has_head && !c.tied { Some(l.matrix("lm_head.weight", c.vocab, width)?) } else { None },
+    })
+}

@@ -1,0 +1,198 @@
+//! Weights on the device, and how plans refer to them.
+
+use crate::format::{Checkpoint, HostMatrix};
+use crate::gpu::{Buffer, Context};
+use crate::kernel::norm::Norm;
+use crate::plan::{Builder, SlotId};
+use crate::quant::Packed;
+use crate::tensor::{Format, Matrix, Segment};
+use crate::{Error, Result};
+use std::collections::HashMap;
+use std::ops::Range;
+use std::sync::Arc;
+
+/// Reports progress of loading: tensors done, tensors in all.
+pub type Progress<'a> = &'a (dyn Fn(usize, usize) + Sync);
+
+/// A weight matrix on the device, cut by rows where a binding could not hold it.
+#[derive(Debug, Clone)]
+pub(crate) struct DeviceMatrix {
+    pub(crate) rows: usize,
+    pub(crate) cols: usize,
+    pub(crate) format: Format,
+    segments: Vec<(Range<usize>, Arc<Buffer>, Option<Arc<Buffer>>)>,
+}
+
+/// Gains and biases of a norm on the device.
+#[derive(Debug, Clone)]
+pub(crate) struct DeviceNorm {
+    gain: Arc<Buffer>,
+    bias: Option<Arc<Buffer>>,
+    cols: usize,
+    rms: bool,
+    eps: f32,
+}
+
+/// A matrix's planes before they go to the device.
+struct Planes {
+    format: Format,
+    data: Vec<u32>,
+    scales: Vec<u32>,
+}
+
+/// Uploads tensors of a checkpoint.
+pub(crate) struct Loader<'a> {
+    pub(crate) context: &'a Context,
+    pub(crate) checkpoint: &'a Checkpoint,
+    pub(crate) progress: Progress<'a>,
+    pub(crate) done: usize,
+    pub(crate) total: usize,
+}
+
+impl<'a> Loader<'a> {
+    pub(crate) fn new(context: &'a Context, checkpoint: &'a Checkpoint, progress: Progress<'a>) -> Self {
+        Self { context, checkpoint, progress, done: 0, total: checkpoint.tensors().count() }
+    }
+
+    fn step(&mut self) {
+        self.done += 1;
+        (self.progress)(self.done.min(self.total), self.total);
+    }
+
+    /// A vector as f32.
+    pub(crate) fn vector(&mut self, name: &str, len: usize) -> Result<Arc<Buffer>> {
+        let values = self.checkpoint.vector(name, len)?;
+        self.step();
+        self.context.upload("weights", bytemuck::cast_slice(&values))
+    }
+
+    /// Several vectors end to end; `None` where the checkpoint has not the first.
+    pub(crate) fn vectors(&mut self, names: &[(String, usize)]) -> Result<Option<Arc<Buffer>>> {
+        if !names.iter().any(|(n, _)| self.checkpoint.has(n)) {
+            return Ok(None);
+        }
+        let mut all = Vec::new();
+        for (name, len) in names {
+            all.extend(self.checkpoint.vector(name, *len)?);
+            self.step();
+        }
+        self.context.upload("weights", bytemuck::cast_slice(&all)).map(Some)
+    }
+
+    /// A LayerNorm, or an RMSNorm.
+    pub(crate) fn norm(&mut self, name: &str, cols: usize, rms: bool, eps: f32) -> Result<DeviceNorm> {
+        let gain = self.vector(&format!("{name}.weight"), cols)?;
+        let bias = if rms { None } else { Some(self.vector(&format!("{name}.bias"), cols)?) };
+        Ok(DeviceNorm { gain, bias, cols, rms, eps })
+    }
+
+    /// One matrix.
+    pub(crate) fn matrix(&mut self, name: &str, rows: usize, cols: usize) -> Result<DeviceMatrix> {
+        let planes = self.planes(name, rows, cols)?;
+        self.upload(planes, rows, cols)
+    }
+
+    /// Matrices of one width, stacked into one where they share a format, so that one dispatch serves them all.
+    pub(crate) fn stacked(&mut self, parts: &[(String, usize)], cols: usize) -> Result<Vec<DeviceMatrix>> {
+        let mut planes = Vec::new();
+        for (name, rows) in parts {
+            planes.push(self.planes(name, *rows, cols)?);
+        }
+        let first = planes[0].format;
+        let per_tensor = matches!(first, Format::Quant(q) if q.per_tensor);
+        if per_tensor || planes.iter().any(|p| p.format != first) {
+            return planes.into_iter().zip(parts).map(|(p, (_, rows))| self.upload(p, *rows, cols)).collect();
+        }
+        let mut all = Planes { format: first, data: Vec::new(), scales: Vec::new() };
+        for p in planes {
+            all.data.extend(p.data);
+            all.scales.extend(p.scales);
+        }
+        Ok(vec![self.upload(all, parts.iter().map(|p| p.1).sum(), cols)?])
+    }
+
+    fn planes(&mut self, name: &str, rows: usize, cols: usize) -> Result<Planes> {
+        let dense = |format, data| Planes { format, data, scales: Vec::new() };
+        let host = self.checkpoint.matrix(name, rows, cols)?;
+        self.step();
+        Ok(match host {
+            HostMatrix::F32(v) => dense(Format::F32, bytemuck::cast_vec(v)),
+            HostMatrix::F16(v) => dense(Format::F16, halves(&v, cols)),
+            HostMatrix::Bf16(v) => dense(Format::Bf16, halves(&v, cols)),
+            HostMatrix::Packed(Packed { format, codes, scales, .. }) => Planes { format: Format::Quant(format), data: codes, scales },
+        })
+    }
+
+    fn upload(&self, p: Planes, rows: usize, cols: usize) -> Result<DeviceMatrix> {
+        let (stride, s_stride) = (p.format.row_words(cols), p.format.scale_words(cols));
+        let builder = Builder::new("weights", self.context.facts());
+        let mut segments = Vec::new();
+        for r in builder.row_chunks(rows, stride.max(s_stride))? {
+            let data = self.context.upload("weights", &p.data[r.start * stride..r.end * stride])?;
+            let scales = match &p.format {
+                Format::Quant(q) if q.per_tensor => Some(self.context.upload("weights", &p.scales)?),
+                Format::Quant(_) => Some(self.context.upload("weights", &p.scales[r.start * s_stride..r.end * s_stride])?),
+                _ => None,
+            };
+            segments.push((r, data, scales));
+        }
+        Ok(DeviceMatrix { rows, cols, format: p.format, segments })
+    }
+}
+
+fn halves(values: &[u16], cols: usize) -> Vec<u32> {
+    let pair = |p: &[u16]| u32::from(p[0]) | u32::from(p.get(1).copied().unwrap_or(0)) << 16;
+    values.chunks(cols).flat_map(|row| row.chunks(2).map(pair)).collect()
+}
+
+/// A plan under construction, with the buffers that its external slots will be bound to.
+pub(crate) struct Graph {
+    pub(crate) b: Builder,
+    pub(crate) bound: Vec<(SlotId, Arc<Buffer>)>,
+    /// By the buffer's address: one slot a buffer, so that the builder sees a buffer that is bound twice.
+    slots: HashMap<usize, SlotId>,
+}
+
+impl Graph {
+    pub(crate) fn new(label: impl Into<String>, context: &Context) -> Self {
+        Self { b: Builder::new(label, context.facts()), bound: Vec::new(), slots: HashMap::new() }
+    }
+
+    /// The slot of a buffer.
+    pub(crate) fn slot(&mut self, label: &str, buffer: &Arc<Buffer>) -> SlotId {
+        let key = Arc::as_ptr(buffer) as usize;
+        if let Some(s) = self.slots.get(&key) {
+            return *s;
+        }
+        let slot = self.b.external(label, (buffer.size() / 4) as usize);
+        self.bound.push((slot, buffer.clone()));
+        self.slots.insert(key, slot);
+        slot
+    }
+
+    pub(crate) fn matrix(&mut self, m: &DeviceMatrix) -> Matrix {
+        let segments = m.segments.iter().map(|(rows, data, scales)| Segment {
+            rows: rows.clone(),
+            data: self.slot("weights", data),
+            scales: scales.as_ref().map(|s| self.slot("scales", s)),
+        });
+        Matrix { rows: m.rows, cols: m.cols, format: m.format, segments: segments.collect() }
+    }
+
+    pub(crate) fn norm(&mut self, n: &DeviceNorm) -> Norm {
+        let gain = self.slot("gain", &n.gain);
+        let bias = n.bias.as_ref().map(|b| self.slot("bias", b));
+        Norm { gain, bias, rms: n.rms, eps: n.eps }
+    }
+}
+
+impl DeviceNorm {
+    pub(crate) fn cols(&self) -> usize {
+        self.cols
+    }
+}
+
+/// An error for a model that asks for something that its family has not.
+pub(crate) fn unsupported(what: impl Into<String>, advice: impl Into<String>) -> Error {
+    Error::Unsupported { what: what.into(), advice: advice.into() }
+}
