@@ -1,1 +1,98 @@
-fn main() {}
+//! The `etalon` command: thin; what it does, a user of the library can do too.
+
+mod bench;
+mod common;
+mod devices;
+mod embed;
+mod generate;
+mod hub;
+mod inspect;
+mod logits;
+mod perplexity;
+mod stop;
+mod verify;
+
+use clap::{Parser, Subcommand};
+use common::Global;
+use std::process::ExitCode;
+
+#[derive(Parser)]
+#[command(name = "etalon", version, about = "Quantised language models on any GPU that wgpu reaches")]
+struct Cli {
+    #[command(flatten)]
+    global: Global,
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Subcommand)]
+enum Command {
+    /// List the adapters and what they can do
+    Devices,
+    /// Show what is in a model's files; needs no device
+    Inspect(inspect::Args),
+    /// Continue a text, or answer in a model's chat format
+    Generate(generate::Args),
+    /// Turn each line of a text into a vector, or rank the lines by closeness to a query
+    Embed(embed::Args),
+    /// Measure how well a model predicts a text
+    Perplexity(perplexity::Args),
+    /// Write the logits of given tokens
+    Logits(logits::Args),
+    /// Run a short prompt on the device and compare every dispatch with its CPU twin
+    Verify(verify::Args),
+    /// Measure the kernels against the device's own copy bandwidth and arithmetic
+    Bench(bench::Args),
+}
+
+fn main() -> ExitCode {
+    env_logger::Builder::from_env(env_logger::Env::default().default_filter_or("off,etalon=warn,etalon_cli=warn"))
+        .format_target(false)
+        .format_timestamp(None)
+        .init();
+    let cli = match Cli::try_parse() {
+        Ok(cli) => cli,
+        Err(e) if !e.use_stderr() => e.exit(), // --help and --version
+        Err(e) => {
+            eprintln!("{}", usage_line(&e.to_string()));
+            return ExitCode::from(2);
+        }
+    };
+    if let Err(e) = common::watch_interrupts() {
+        log::warn!("Ctrl-C will end the program at once: {e}");
+    }
+    match run(&cli) {
+        Ok(()) if common::interrupted() => ExitCode::from(common::INTERRUPTED),
+        Ok(()) => ExitCode::SUCCESS,
+        // The reader of a pipe went away, as `head` does: nobody is left to tell.
+        Err(e) if e.downcast_ref::<std::io::Error>().is_some_and(|e| e.kind() == std::io::ErrorKind::BrokenPipe) => ExitCode::SUCCESS,
+        Err(e) => {
+            eprintln!("error: {}", one_line(&format!("{e:#}")));
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn run(cli: &Cli) -> anyhow::Result<()> {
+    let g = &cli.global;
+    match &cli.command {
+        Command::Devices => devices::run(g),
+        Command::Inspect(args) => inspect::run(g, args),
+        Command::Generate(args) => generate::run(g, args),
+        Command::Embed(args) => embed::run(g, args),
+        Command::Perplexity(args) => perplexity::run(g, args),
+        Command::Logits(args) => logits::run(g, args),
+        Command::Verify(args) => verify::run(g, args),
+        Command::Bench(args) => bench::run(g, args),
+    }
+}
+
+fn one_line(text: &str) -> String {
+    text.split_whitespace().collect::<Vec<_>>().join(" ")
+}
+
+/// The complaint of the argument parser without the usage that follows it.
+fn usage_line(text: &str) -> String {
+    let complaint = text.split("\n\nUsage:").next().unwrap_or(text);
+    format!("{} (see --help)", one_line(complaint.split("\n\nFor more").next().unwrap_or(complaint)))
+}
