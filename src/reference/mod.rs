@@ -6,6 +6,7 @@ pub mod gate;
 pub mod linear;
 pub mod nll;
 pub mod norm;
+pub mod roof;
 pub mod rope;
 pub mod rows;
 pub mod sample;

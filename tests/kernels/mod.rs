@@ -5,6 +5,7 @@ mod embedding;
 mod gate;
 mod linear;
 mod norm;
+mod roof;
 mod rope;
 mod sample;
 
@@ -104,6 +105,7 @@ impl Bench {
     /// Checks every op against its twin, and returns the contents of `t` afterwards, row by row.
     pub fn verify(self, t: &Tensor) -> Vec<f32> {
         let plan = Arc::new(self.builder.finish().unwrap());
+        crate::portability::check(&plan, self.context.facts());
         let bound = plan.bind(&self.context, &self.bound).unwrap();
         if let Err(e) = self.context.block_on(bound.verify()) {
             panic!("{e}\n{}", plan.describe());
