@@ -11,7 +11,8 @@ pub struct Facts {
     pub features: wgpu::Features,
     /// Limits that the device was created with.
     pub limits: wgpu::Limits,
-    /// Names of kernel variants that must not be chosen, since they failed the self-test here.
+    /// Classes ([`crate::kernel::Variant::class`]) of kernel variants that must not be chosen, since they failed the self-test
+    /// here.
     pub refused: BTreeSet<String>,
     /// Cap on the bytes of one storage binding; tests lower it to exercise splitting.
     pub max_binding: u64,
@@ -38,6 +39,16 @@ impl Facts {
     pub fn subgroup(&self) -> Option<u32> {
         let (min, max) = (self.info.subgroup_min_size, self.info.subgroup_max_size);
         (self.features.contains(wgpu::Features::SUBGROUP) && min == max && min > 0).then_some(min)
+    }
+
+    /// False where variants of `kernel` for subgroups of `lanes` failed the self-test.
+    pub(crate) fn trusts(&self, kernel: &str, lanes: u32) -> bool {
+        !self.refused.contains(&crate::kernel::class(kernel, lanes))
+    }
+
+    /// The same without subgroup operations, so that only plain variants are chosen.
+    pub fn plain(&self) -> Self {
+        Self { features: self.features - wgpu::Features::SUBGROUP, ..self.clone() }
     }
 
     /// True for a driver that runs shaders on the CPU.

@@ -2,6 +2,7 @@
 
 use super::rope::{Cache, Qkv};
 use super::{Access, Variant, row_workgroup};
+use crate::gpu::Facts;
 use crate::plan::{Builder, OpSpec, SlotId};
 use crate::reference;
 use crate::tensor::Tensor;
@@ -24,6 +25,23 @@ pub enum Keys {
 }
 
 const ACCESS: [Access; 5] = [Access::Read, Access::Read, Access::Read, Access::Read, Access::Write];
+
+fn variant(facts: &Facts, head_dim: usize, causal: bool) -> Variant {
+    let (wg, sg, subgroup) = row_workgroup(facts, "attention", 64);
+    Variant {
+        kernel: "attention",
+        source: include_str!("../../shaders/attention.wgsl"),
+        defines: vec![("D", head_dim as i64), ("CAUSAL", i64::from(causal)), ("WG", wg), ("SG", sg)],
+        access: &ACCESS,
+        subgroup,
+    }
+}
+
+/// Any head dimension is possible: here are the usual ones, and some below, above and beside a multiple of the workgroup's size.
+pub(crate) fn variants(facts: &Facts) -> Vec<Variant> {
+    let dims = [20, 32, 64, 65, 80, 96, 128, 256];
+    dims.into_iter().flat_map(|d| [false, true].map(|causal| variant(facts, d, causal))).collect()
+}
 
 /// Strides and windows of keys (or values), in words.
 struct Strides {
@@ -81,14 +99,6 @@ pub fn attention(b: &mut Builder, label: &str, state: SlotId, x: &Qkv, keys: &Ke
                 (b.view(&x.k.slice_rows(r.clone()))?, b.view(&x.v.slice_rows(r))?)
             }
         };
-        let make = |wg, sg, subgroup| Variant {
-            kernel: "attention",
-            source: include_str!("../../shaders/attention.wgsl"),
-            defines: vec![("D", head_dim as i64), ("CAUSAL", i64::from(causal)), ("WG", wg), ("SG", sg)],
-            access: &ACCESS,
-            subgroup,
-        };
-        let (wg, sg, subgroup) = row_workgroup(b.facts(), 64, |w, s| make(w, s, Some(8)).name());
         let group = heads / kv_heads;
         let (q_heads, first_head) = (kv.len() * group, kv.start * group);
         // The first row of the windows is row 0 of sequence s.start; the shader adds that again.
@@ -103,7 +113,7 @@ pub fn attention(b: &mut Builder, label: &str, state: SlotId, x: &Qkv, keys: &Ke
         let seen = rows * s.len() * q_heads * capacity;
         b.push(OpSpec {
             label: label.into(),
-            variant: make(wg, sg, subgroup),
+            variant: variant(b.facts(), head_dim, causal),
             params,
             bindings: vec![state, q, k, v, ow],
             grid: [(rows * s.len()) as u32, q_heads as u32, 1],

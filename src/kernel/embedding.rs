@@ -1,7 +1,9 @@
 //! Embedding lookup, from tables of every format.
 
 use super::linear::{format_defines, segment_windows, table_words};
+use super::variants::formats;
 use super::{Access, Variant};
+use crate::gpu::Facts;
 use crate::plan::{Builder, OpSpec, SlotId};
 use crate::reference;
 use crate::tensor::{Format, Matrix, Tensor};
@@ -25,6 +27,18 @@ pub enum Ids {
 
 const ACCESS: [Access; 4] = [Access::Read, Access::Write, Access::Read, Access::Read];
 
+fn variant(format: &Format, by_position: bool, add: bool) -> Variant {
+    let mut defines = format_defines(format);
+    defines.extend([("IDS", i64::from(by_position)), ("ADD", i64::from(add))]);
+    let access = &ACCESS[..3 + usize::from(matches!(format, Format::Quant(_)))];
+    Variant { kernel: "embedding", source: include_str!("../../shaders/embedding.wgsl"), defines, access, subgroup: None }
+}
+
+pub(crate) fn variants(_: &Facts) -> Vec<Variant> {
+    let flags = [(false, false), (false, true), (true, false), (true, true)];
+    formats().iter().flat_map(|f| flags.map(|(by_position, add)| variant(f, by_position, add))).collect()
+}
+
 /// Appends `y[r] = table[id(r)]`, or with `add` `y[r] += table[id(r)]`. Ids past the end take the last row.
 ///
 /// # Errors
@@ -33,12 +47,7 @@ pub fn embedding(b: &mut Builder, label: &str, ids: &Ids, table: &Matrix, y: &Te
     if table.cols != y.cols || table.rows == 0 {
         return Err(Error::shape("embedding", format!("{label}: a table ({}, {}) into ({}, {})", table.rows, table.cols, y.rows, y.cols)));
     }
-    let mut defines = format_defines(&table.format);
-    defines.extend([("IDS", i64::from(matches!(ids, Ids::Position { .. }))), ("ADD", i64::from(add))]);
-    let quant = matches!(table.format, Format::Quant(_));
-    let access = &ACCESS[..3 + usize::from(quant)];
-    let source = include_str!("../../shaders/embedding.wgsl");
-    let variant = Variant { kernel: "embedding", source, defines, access, subgroup: None };
+    let by_position = matches!(ids, Ids::Position { .. });
     // Positions count rows from the start of their sequence: those outputs are not cut.
     let chunks = match ids {
         Ids::Buffer(..) => b.row_chunks(y.rows, y.stride)?,
@@ -63,13 +72,13 @@ pub fn embedding(b: &mut Builder, label: &str, ids: &Ids, table: &Matrix, y: &Te
             let elements = (part.rows * table.cols) as u64;
             b.push(OpSpec {
                 label: label.into(),
-                variant: variant.clone(),
+                variant: variant(&table.format, by_position, add),
                 params,
                 bindings,
                 grid: [table.cols.div_ceil(256) as u32, part.rows as u32, 1],
                 bytes: 8 * elements,
                 flops: elements,
-                twin: reference::embedding::twin(table.format, matches!(ids, Ids::Position { .. }), add, part.rows),
+                twin: reference::embedding::twin(table.format, by_position, add, part.rows),
             })?;
         }
     }

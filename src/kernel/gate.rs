@@ -2,12 +2,22 @@
 
 use super::linear::Activation;
 use super::{Access, Variant};
+use crate::gpu::Facts;
 use crate::plan::{Builder, OpSpec};
 use crate::reference;
 use crate::tensor::Tensor;
 use crate::{Error, Result};
 
 const ACCESS: [Access; 3] = [Access::Read, Access::Read, Access::Write];
+
+fn variant(act: Activation) -> Variant {
+    let source = include_str!("../../shaders/gate.wgsl");
+    Variant { kernel: "gate", source, defines: vec![("ACT", act.code())], access: &ACCESS, subgroup: None }
+}
+
+pub(crate) fn variants(_: &Facts) -> Vec<Variant> {
+    Activation::ALL.map(variant).into()
+}
 
 /// Appends `y = act(g) u`, elementwise; y lies in a slot of its own.
 ///
@@ -23,13 +33,7 @@ pub fn gate(b: &mut Builder, label: &str, act: Activation, g: &Tensor, u: &Tenso
         let elements = (r.len() * y.cols) as u64;
         b.push(OpSpec {
             label: label.into(),
-            variant: Variant {
-                kernel: "gate",
-                source: include_str!("../../shaders/gate.wgsl"),
-                defines: vec![("ACT", act.code())],
-                access: &ACCESS,
-                subgroup: None,
-            },
+            variant: variant(act),
             params: vec![y.cols as u32, gw.offset, strides[0], uw.offset, strides[1], yw.offset, strides[2], 0],
             bindings: vec![gw, uw, yw],
             grid: [y.cols.div_ceil(64) as u32, r.len() as u32, 1],

@@ -1,5 +1,6 @@
 //! Linear layers: `y = act(x Wᵀ + bias) + residual` for dense and quantised weights.
 
+use super::variants::formats;
 use super::{Access, Variant};
 use crate::gpu::Facts;
 use crate::plan::{Builder, OpSpec, SlotId, Window};
@@ -26,6 +27,8 @@ pub enum Activation {
 }
 
 impl Activation {
+    pub(crate) const ALL: [Self; 6] = [Self::None, Self::Relu, Self::GeluErf, Self::GeluTanh, Self::Silu, Self::Tanh];
+
     /// Its number in `shaders/common/activation.wgsl`.
     pub(crate) fn code(self) -> i64 {
         match self {
@@ -131,7 +134,7 @@ enum Shape {
 const FEW: usize = 8;
 
 fn shape(facts: &Facts, m: usize) -> Shape {
-    let wide = facts.wide_lanes();
+    let wide = facts.wide_lanes() && facts.trusts("linear_lanes", 8);
     match m {
         _ if wide && m <= 4 => Shape::LanesVec { m },
         _ if wide => Shape::LanesTile,
@@ -161,7 +164,7 @@ fn variant(facts: &Facts, shape: Shape, format: &Format, cols: usize, f: &Flags)
     let access = &ACCESS[..n];
     let (kernel, source, subgroup, more): (_, _, _, Vec<(&'static str, i64)>) = match shape {
         Shape::Vec { m: c } => {
-            let subgroup = facts.subgroup().filter(|s| matches!(s, 32 | 64));
+            let subgroup = facts.subgroup().filter(|s| matches!(s, 32 | 64) && facts.trusts("linear_vec", *s));
             let rows = if f.gate || c > 2 { 2 } else { 4 };
             // Blocks of 32 weights over the invocations: short rows would leave most of a large workgroup idle.
             let wg = if cols >= 4096 { 128 } else { 64 };
@@ -185,22 +188,29 @@ fn variant(facts: &Facts, shape: Shape, format: &Format, cols: usize, f: &Flags)
         }
     };
     defines.extend(more);
-    let v = Variant { kernel, source, defines, access, subgroup };
-    match shape {
-        // A variant that failed its self-test here gives way to the plain one.
-        Shape::LanesVec { m } if facts.refused.contains(&v.name()) => variant(&without_subgroups(facts), Shape::Vec { m }, format, cols, f),
-        Shape::LanesTile if facts.refused.contains(&v.name()) => variant(facts, Shape::Tile, format, cols, f),
-        Shape::Vec { .. } if subgroup.is_some() && facts.refused.contains(&v.name()) => {
-            variant(&without_subgroups(facts), shape, format, cols, f)
-        }
-        _ => v,
-    }
+    Variant { kernel, source, defines, access, subgroup }
 }
 
-fn without_subgroups(facts: &Facts) -> Facts {
-    let mut f = facts.clone();
-    f.features.remove(wgpu::Features::SUBGROUP);
-    f
+/// Every format with every shape, every epilogue with every shape, and every format with every part of an epilogue.
+pub(crate) fn variants(facts: &Facts) -> Vec<Variant> {
+    let mut out = Vec::new();
+    let formats = formats();
+    for m in 1..=FEW + 1 {
+        let fuses = fuses_gate(facts, m);
+        let mut add = |format, (cols, x_vec4), gate: i64, bias: i64, residual, activation| {
+            let flags = Flags { gate: fuses && gate % 2 == 1, bias: bias % 2 == 1, residual: residual % 3, activation: activation % 6, x_vec4 };
+            out.push(variant(facts, shape(facts, m), format, cols, &flags));
+        };
+        // Row lengths on either side of what the variants tell apart, with and without vectors of x.
+        for row in [(64, true), (64, false), (65, false), (68, true), (4096, true), (4097, false)] {
+            formats.iter().for_each(|f| add(f, row, 0, 0, 0, 0));
+            (0..72).for_each(|i| add(&formats[i as usize % formats.len()], row, i, i / 2, i / 4, i / 12));
+        }
+        for (i, f) in (0..).zip(&formats) {
+            (0..6).for_each(|j| add(f, (64, true), j, j / 3, i + j, j));
+        }
+    }
+    out
 }
 
 /// Workgroups in x and y for `m x n` outputs.

@@ -15,8 +15,10 @@ pub mod rows;
 pub mod sample;
 mod shader;
 pub mod state;
+mod variants;
 
 pub use shader::Target;
+pub use variants::variants;
 
 use crate::Result;
 
@@ -57,6 +59,12 @@ impl Variant {
         s
     }
 
+    /// The class of a tuned variant, which stands or falls as a whole in the self-test: kernel and subgroup size. `None` for a
+    /// plain one, which is right anywhere.
+    pub fn class(&self) -> Option<String> {
+        self.subgroup.map(|lanes| class(self.kernel, lanes))
+    }
+
     /// The expanded WGSL text.
     ///
     /// # Errors
@@ -75,6 +83,10 @@ impl Variant {
     }
 }
 
+pub(crate) fn class(kernel: &str, lanes: u32) -> String {
+    format!("{kernel}/{lanes}")
+}
+
 /// Fragments that shaders import.
 fn fragments() -> &'static [(&'static str, &'static str)] {
     &[
@@ -88,8 +100,8 @@ fn fragments() -> &'static [(&'static str, &'static str)] {
 
 /// Size of the workgroup of a row-wise kernel: one subgroup where the driver runs it as one SIMD register, so that reductions
 /// need no barrier; else `wanted`, reduced in workgroup memory.
-pub(crate) fn row_workgroup(facts: &crate::Facts, wanted: i64, name: impl Fn(i64, i64) -> String) -> (i64, i64, Option<u32>) {
-    if facts.wide_lanes() && !facts.refused.contains(&name(8, 8)) {
+fn row_workgroup(facts: &crate::Facts, kernel: &str, wanted: i64) -> (i64, i64, Option<u32>) {
+    if facts.wide_lanes() && facts.trusts(kernel, 8) {
         return (8, 8, Some(8));
     }
     (wanted, 0, None)

@@ -1,6 +1,7 @@
 //! LayerNorm and RMSNorm over rows.
 
 use super::{Access, Variant, row_workgroup};
+use crate::gpu::Facts;
 use crate::plan::{Builder, OpSpec, SlotId};
 use crate::reference;
 use crate::tensor::Tensor;
@@ -34,6 +35,23 @@ pub enum Rows {
 }
 
 const ACCESS: [Access; 5] = [Access::Read, Access::Write, Access::Read, Access::Read, Access::Read];
+
+fn variant(facts: &Facts, cols: usize, rms: bool, bias: bool, last: bool) -> Variant {
+    let (wg, sg, subgroup) = row_workgroup(facts, "norm", if cols >= 2048 { 256 } else { 64 });
+    let [r, b, l] = [rms, bias, last].map(i64::from);
+    Variant {
+        kernel: "norm",
+        source: include_str!("../../shaders/norm.wgsl"),
+        defines: vec![("RMS", r), ("BIAS", b), ("LAST", l), ("WG", wg), ("SG", sg)],
+        access: &ACCESS[..3 + usize::from(bias) + usize::from(last)],
+        subgroup,
+    }
+}
+
+pub(crate) fn variants(facts: &Facts) -> Vec<Variant> {
+    let flags = |i: usize| variant(facts, if i & 8 == 0 { 64 } else { 4096 }, i & 1 != 0, i & 2 != 0, i & 4 != 0);
+    (0..16).map(flags).collect()
+}
 
 /// Appends `y = (x - mean) / sqrt(variance + eps) * gain + bias` for every row; RMSNorm leaves mean and bias out.
 ///
@@ -77,27 +95,12 @@ fn one(b: &mut Builder, label: &str, x: &Tensor, y: &Tensor, n: &Norm, last: Opt
         }
         bindings.push(w);
     }
-    let make = |wg, sg, subgroup| Variant {
-        kernel: "norm",
-        source: include_str!("../../shaders/norm.wgsl"),
-        defines: vec![
-            ("RMS", i64::from(n.rms)),
-            ("BIAS", i64::from(n.bias.is_some())),
-            ("LAST", i64::from(last.is_some())),
-            ("WG", wg),
-            ("SG", sg),
-        ],
-        access: &ACCESS[..3 + usize::from(n.bias.is_some()) + usize::from(last.is_some())],
-        subgroup,
-    };
-    let wanted = if x.cols >= 2048 { 256 } else { 64 };
-    let (wg, sg, subgroup) = row_workgroup(b.facts(), wanted, |w, s| make(w, s, Some(8)).name());
     let sequence_rows = last.map_or(1, |l| l.1);
     let mut params = vec![x.cols as u32, xw.offset, x.stride as u32, yw.offset, y.stride as u32, gain.offset, bias_offset];
     params.extend([n.eps.to_bits(), sequence_rows as u32, 0, 0, 0]);
     b.push(OpSpec {
         label: label.into(),
-        variant: make(wg, sg, subgroup),
+        variant: variant(b.facts(), x.cols, n.rms, n.bias.is_some(), last.is_some()),
         params,
         bindings,
         grid: [y.rows as u32, 1, 1],

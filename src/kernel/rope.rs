@@ -1,6 +1,7 @@
 //! Rotary position embedding, and appending keys and values to the cache, in one dispatch.
 
 use super::{Access, Variant};
+use crate::gpu::Facts;
 use crate::plan::{Builder, OpSpec, SlotId};
 use crate::reference;
 use crate::tensor::Tensor;
@@ -83,6 +84,26 @@ pub struct Angles {
 
 use Access::{Read as R, Write as W};
 
+fn variant(pairing: Pairing, stacked: bool) -> Variant {
+    let rotates = pairing != Pairing::None;
+    let access: &'static [Access] = match (rotates, stacked) {
+        (true, true) => &[R, W, W, W, R],
+        (true, false) => &[R, W, W, R, R, R, W],
+        (false, _) => &[R, W, W, R, R],
+    };
+    let mode = match pairing {
+        Pairing::None => 0,
+        Pairing::Half => 1,
+        Pairing::Interleaved => 2,
+    };
+    let defines = vec![("ROPE", mode), ("STACKED", i64::from(stacked && rotates))];
+    Variant { kernel: "rope", source: include_str!("../../shaders/rope.wgsl"), defines, access, subgroup: None }
+}
+
+pub(crate) fn variants(_: &Facts) -> Vec<Variant> {
+    [Pairing::None, Pairing::Half, Pairing::Interleaved].into_iter().flat_map(|p| [false, true].map(|s| variant(p, s))).collect()
+}
+
 /// Appends: rotate `q` in place, rotate `k` into the cache, copy `v` into the cache, at positions `length + t` of the sequences'
 /// `state`. Rows beyond a sequence's count, and sequences that are not active, append nothing.
 ///
@@ -130,24 +151,6 @@ pub fn rope(b: &mut Builder, label: &str, state: SlotId, x: &Qkv, cache: &Cache,
             bindings.push(w);
         }
         let heads = if rotates && flat.start == 0 { x.q.cols / d } else { 0 };
-        let access: &'static [Access] = match (rotates, stacked) {
-            (true, true) => &[R, W, W, W, R],
-            (true, false) => &[R, W, W, R, R, R, W],
-            (false, _) => &[R, W, W, R, R],
-        };
-        let stacked_define = i64::from(stacked && rotates);
-        let mode = match pairing {
-            Pairing::None => 0,
-            Pairing::Half => 1,
-            Pairing::Interleaved => 2,
-        };
-        let variant = Variant {
-            kernel: "rope",
-            source: include_str!("../../shaders/rope.wgsl"),
-            defines: vec![("ROPE", mode), ("STACKED", stacked_define)],
-            access,
-            subgroup: None,
-        };
         let sequence_rows = rows / cache.sequences.max(1);
         let mut params = vec![rows as u32, sequence_rows as u32, heads as u32, cache.kv_heads as u32, d as u32, cache.capacity as u32];
         params.extend([q_offset, x.q.stride as u32, kw, x.k.stride as u32, vw, x.v.stride as u32, table_offset / 2]);
@@ -155,7 +158,7 @@ pub fn rope(b: &mut Builder, label: &str, state: SlotId, x: &Qkv, cache: &Cache,
         let pairs = (heads + 2 * cache.kv_heads) * d / 2;
         b.push(OpSpec {
             label: label.into(),
-            variant,
+            variant: variant(pairing, stacked),
             params,
             bindings,
             grid: [pairs.div_ceil(64) as u32, rows as u32, 1],

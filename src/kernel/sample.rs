@@ -1,12 +1,22 @@
 //! Choosing the next token on the device, and advancing the sequence's state.
 
 use super::{Access, Variant, state};
+use crate::gpu::Facts;
 use crate::plan::{Builder, OpSpec, SlotId};
 use crate::reference;
 use crate::tensor::Tensor;
 use crate::{Error, Result};
 
 const ACCESS: [Access; 4] = [Access::Read, Access::Write, Access::Write, Access::Write];
+
+fn variant() -> Variant {
+    let source = include_str!("../../shaders/sample.wgsl");
+    Variant { kernel: "sample", source, defines: vec![("WG", 256), ("SG", 0)], access: &ACCESS, subgroup: None }
+}
+
+pub(crate) fn variants(_: &Facts) -> Vec<Variant> {
+    vec![variant()]
+}
 
 /// Appends the choice of a token for each row of `logits` (one a sequence), by the settings in the sequence's state:
 /// temperature 0 takes the largest logit; otherwise top-k, then top-p, then min-p filter the softmax of `logits / temperature`,
@@ -28,17 +38,10 @@ pub fn sample(b: &mut Builder, label: &str, logits: &Tensor, states: SlotId, nex
         b.window(next, 0..logits.rows)?,
         b.window(output, 0..logits.rows * ring)?,
     ];
-    let variant = Variant {
-        kernel: "sample",
-        source: include_str!("../../shaders/sample.wgsl"),
-        defines: vec![("WG", 256), ("SG", 0)],
-        access: &ACCESS,
-        subgroup: None,
-    };
     let elements = (logits.rows * logits.cols) as u64;
     b.push(OpSpec {
         label: label.into(),
-        variant,
+        variant: variant(),
         params: vec![logits.cols as u32, lw.offset, logits.stride as u32, ring as u32],
         bindings,
         grid: [logits.rows as u32, 1, 1],

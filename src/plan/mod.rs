@@ -161,6 +161,11 @@ impl Op {
         &self.variant
     }
 
+    /// Its uniform words: the four of the origin, then the kernel's own.
+    pub fn params(&self) -> &[u32] {
+        &self.params
+    }
+
     /// Bytes that it must move at least.
     pub fn bytes(&self) -> u64 {
         self.bytes
