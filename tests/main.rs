@@ -2,4 +2,5 @@
 
 mod format;
 mod kernels;
+mod models;
 mod portability;

@@ -77,7 +77,7 @@ impl Npy {
         if field(header, "fortran_order").is_none_or(|v| !v.starts_with("False")) {
             return Err(fail("fortran_order", "is not False: save the array in C order"));
         }
-        let shape = field(header, "shape").and_then(shape).ok_or_else(|| fail("shape", "is not a tuple of 1 to 3 sizes"))?;
+        let shape = field(header, "shape").and_then(shape).ok_or_else(|| fail("shape", "is not a tuple of 1 to 4 sizes"))?;
         let count = shape.iter().try_fold(1usize, |n, &d| n.checked_mul(d)).ok_or_else(cut)?;
         let descr = field(header, "descr").and_then(|v| v.get(1..4)).unwrap_or_default();
         let (size, read): (usize, fn(&[u8]) -> NpyData) = match descr {
@@ -94,7 +94,7 @@ impl Npy {
 
     /// The array as the contents of a file.
     pub fn to_bytes(&self) -> Result<Vec<u8>> {
-        if !(1..=3).contains(&self.shape.len()) || self.shape.iter().try_fold(1usize, |n, &d| n.checked_mul(d)) != Some(self.data.len()) {
+        if !(1..=4).contains(&self.shape.len()) || self.shape.iter().try_fold(1usize, |n, &d| n.checked_mul(d)) != Some(self.data.len()) {
             return Err(Error::shape("npy", format!("{} elements for shape {:?}", self.data.len(), self.shape)));
         }
         let sizes: Vec<String> = self.shape.iter().map(usize::to_string).collect();
@@ -148,7 +148,7 @@ fn shape(value: &str) -> Option<Vec<usize>> {
     let (inside, _) = value.strip_prefix('(')?.split_once(')')?;
     let sizes = inside.split(',').map(str::trim).filter(|s| !s.is_empty());
     let sizes = sizes.map(|s| s.parse().ok()).collect::<Option<Vec<usize>>>()?;
-    (1..=3).contains(&sizes.len()).then_some(sizes)
+    (1..=4).contains(&sizes.len()).then_some(sizes)
 }
 
 /// Arrays of `N` bytes, one after another.

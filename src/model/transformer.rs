@@ -213,7 +213,9 @@ impl Transformer {
         let sum = g.b.transient("residual", x.rows, x.cols);
         project(g, &label("ffn down"), &layer.down, &f, &sum, Residual::Add(x1))?;
         let n = g.norm(&layer.ffn_norm);
-        let x2 = match inputs.taps.iter().find(|t| t.0 == i + 1) {
+        // The last hidden state of a model that projects back is the projected one.
+        let projected = i + 1 == self.layers.len() && self.project_out.is_some();
+        let x2 = match inputs.taps.iter().find(|t| t.0 == i + 1 && !projected) {
             Some((_, t)) => *t,
             None => g.b.transient("normed", x.rows, x.cols),
         };
