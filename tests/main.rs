@@ -4,3 +4,4 @@ mod format;
 mod kernels;
 mod models;
 mod portability;
+mod self_test;

@@ -54,7 +54,7 @@ pub(crate) fn interrupted() -> bool {
 }
 
 pub(crate) fn open_device(g: &Global) -> Result<Context> {
-    let options = ContextOptions { device: g.device.clone(), webgpu_defaults: g.webgpu_defaults };
+    let options = ContextOptions { device: g.device.clone(), webgpu_defaults: g.webgpu_defaults, ..Default::default() };
     Ok(pollster::block_on(Context::new(&options))?)
 }
 

@@ -11,6 +11,7 @@ mod logits;
 mod perplexity;
 mod stop;
 mod verify;
+mod wgsl;
 
 use clap::{Parser, Subcommand};
 use common::Global;

@@ -6,11 +6,19 @@ use super::{Buffer, Facts, MemoryReport, Pipeline, required_features, required_l
 use crate::kernel::Variant;
 use crate::{Error, Result};
 use futures_channel::oneshot;
+use std::collections::BTreeSet;
 use std::ops::Range;
+use std::path::PathBuf;
 use std::sync::{Arc, Mutex};
 
 /// Uploads go in slices of this size, so that the driver's staging memory stays bounded.
 const UPLOAD_SLICE: usize = 8 << 20;
+
+#[cfg(not(target_arch = "wasm32"))]
+type DriverCache = Option<super::cache::DriverCache>;
+/// Browsers keep their own.
+#[cfg(target_arch = "wasm32")]
+type DriverCache = Option<wgpu::PipelineCache>;
 
 /// How a context of its own is made.
 #[derive(Debug, Clone, Default)]
@@ -19,6 +27,12 @@ pub struct ContextOptions {
     pub device: Option<String>,
     /// Ask for WebGPU's default limits and no optional feature, as a browser would give.
     pub webgpu_defaults: bool,
+    /// Run [`Context::self_test`] before anything else and leave out what fails it. About a second on a software driver, so
+    /// better with a `cache`, which keeps the result for this adapter, driver and version of the shaders.
+    pub self_test: bool,
+    /// A folder to keep results of the self-test and compiled pipelines ([`Context::save_pipelines`]) in. It must be one that
+    /// nobody untrusted can write to, as drivers believe what is in their caches. Browsers ignore it.
+    pub cache: Option<PathBuf>,
 }
 
 /// A handle to a device and what is shared on it: pipelines, workspace, memory accounting. Cheap to clone; `Send + Sync`.
@@ -34,7 +48,7 @@ struct Inner {
     facts: Facts,
     owned: bool,
     pipelines: PipelineCache,
-    driver_cache: Option<wgpu::PipelineCache>,
+    driver_cache: DriverCache,
     accounting: Arc<Accounting>,
     workspace: Mutex<Workspace>,
 }
@@ -76,22 +90,73 @@ impl Context {
             .await
             .map_err(|e| Error::Device { what: format!("opening {}", adapter.get_info().name), message: e.to_string() })?;
         let facts = Facts::of(&device);
-        Ok(Self::with(device, queue, facts, true))
+        #[cfg(target_arch = "wasm32")]
+        let cache = None;
+        #[cfg(not(target_arch = "wasm32"))]
+        let cache = options.cache.as_ref().and_then(|folder| super::cache::DriverCache::open(&device, folder));
+        let context = Self::with(device, queue, facts, true, cache);
+        if options.self_test { context.tested(options).await } else { Ok(context) }
+    }
+
+    /// This context without the variants that fail the self-test, now or by the record of an earlier run.
+    #[cfg(not(target_arch = "wasm32"))]
+    async fn tested(&self, options: &ContextOptions) -> Result<Self> {
+        use super::cache::{read_refused, write_refused};
+        let fingerprint = crate::kernel::fingerprint(self.facts())?;
+        if let Some(refused) = options.cache.as_ref().and_then(|folder| read_refused(folder, fingerprint)) {
+            return Ok(self.without(refused));
+        }
+        let refused = self.polled(self.self_test()).await?.refused();
+        if let Some(Err(e)) = options.cache.as_ref().map(|folder| write_refused(folder, fingerprint, &refused)) {
+            log::warn!("the result of the self-test is not kept: {e}");
+        }
+        Ok(self.without(refused))
+    }
+
+    #[cfg(target_arch = "wasm32")]
+    async fn tested(&self, _: &ContextOptions) -> Result<Self> {
+        Ok(self.without(self.self_test().await?.refused()))
+    }
+
+    /// Polls the device whenever `future` waits, as nobody else can know of a context that is still being made.
+    #[cfg(not(target_arch = "wasm32"))]
+    async fn polled<T>(&self, future: impl Future<Output = T>) -> T {
+        let mut future = std::pin::pin!(future);
+        std::future::poll_fn(|cx| {
+            let state = future.as_mut().poll(cx);
+            if state.is_pending() {
+                self.tick();
+                std::thread::yield_now();
+                cx.waker().wake_by_ref();
+            }
+            state
+        })
+        .await
+    }
+
+    /// Writes the pipelines compiled so far into the folder of [`ContextOptions::cache`], for the next run to take over. Does
+    /// nothing without such a folder, or where the backend keeps no cache (only Vulkan does).
+    ///
+    /// # Errors
+    /// [`Error::Io`].
+    #[cfg(not(target_arch = "wasm32"))]
+    pub fn save_pipelines(&self) -> Result<()> {
+        self.0.driver_cache.as_ref().map_or(Ok(()), super::cache::DriverCache::save)
     }
 
     /// Uses the host's device. `facts` is normally [`Facts::of`] that device.
     pub fn from_host(device: wgpu::Device, queue: wgpu::Queue, facts: Facts) -> Self {
-        Self::with(device, queue, facts, false)
+        Self::with(device, queue, facts, false, None)
     }
 
-    fn with(device: wgpu::Device, queue: wgpu::Queue, facts: Facts, owned: bool) -> Self {
+    fn with(device: wgpu::Device, queue: wgpu::Queue, facts: Facts, owned: bool, driver_cache: DriverCache) -> Self {
         Self(Arc::new(Inner {
             device,
             queue,
             facts,
             owned,
             pipelines: PipelineCache::default(),
-            driver_cache: None,
+            driver_cache,
             accounting: Arc::default(),
             workspace: Mutex::default(),
         }))
@@ -99,7 +164,16 @@ impl Context {
 
     /// The same device under other facts (a lower binding limit, refused variants), with caches of its own.
     pub fn with_facts(&self, facts: Facts) -> Self {
-        Self::with(self.0.device.clone(), self.0.queue.clone(), facts, self.0.owned)
+        Self::with(self.0.device.clone(), self.0.queue.clone(), facts, self.0.owned, self.0.driver_cache.clone())
+    }
+
+    /// The same device with these classes of variants refused, which normally failed [`Context::self_test`]. A handle to the
+    /// same context where nothing changes; else one with caches of its own, and plans must be built anew for it.
+    pub fn without(&self, refused: BTreeSet<String>) -> Self {
+        if refused == self.0.facts.refused {
+            return self.clone();
+        }
+        self.with_facts(Facts { refused, ..self.0.facts.clone() })
     }
 
     /// The device.
@@ -133,7 +207,11 @@ impl Context {
     }
 
     pub(crate) fn pipeline(&self, variant: &Variant) -> Result<Arc<Pipeline>> {
-        self.0.pipelines.get(&self.0.device, self.0.driver_cache.as_ref(), variant)
+        #[cfg(target_arch = "wasm32")]
+        let cache = self.0.driver_cache.as_ref();
+        #[cfg(not(target_arch = "wasm32"))]
+        let cache = self.0.driver_cache.as_ref().map(|c| &c.cache);
+        self.0.pipelines.get(&self.0.device, cache, variant)
     }
 
     pub(crate) fn workspace(&self) -> std::sync::MutexGuard<'_, Workspace> {

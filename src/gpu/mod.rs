@@ -1,6 +1,8 @@
 //! The host layer: adapter facts, the device (its own or the host's), buffers, pipelines, readback.
 
 mod buffer;
+#[cfg(not(target_arch = "wasm32"))]
+mod cache;
 mod context;
 mod facts;
 mod pipeline;

@@ -26,7 +26,26 @@ pub enum Keys {
 
 const ACCESS: [Access; 5] = [Access::Read, Access::Read, Access::Read, Access::Read, Access::Write];
 
-fn variant(facts: &Facts, head_dim: usize, causal: bool) -> Variant {
+/// Query heads that share a loaded key, and blocks of 8 rows, in a workgroup of the 8-lane variant: at most 4 queries a lane for
+/// heads of up to 64 elements, 2 above, since each keeps `2 head_dim` registers.
+fn lanes(head_dim: usize, group: usize, rows: usize) -> (usize, usize) {
+    let most = if head_dim <= 64 { 4 } else { 2 };
+    let heads = (1..=most).rev().find(|h| group.is_multiple_of(*h)).unwrap_or(1);
+    (heads, (most / heads).min(rows.div_ceil(8)).max(1))
+}
+
+/// Fewest rows of a sequence for which lanes lie over rows: below, most of them would idle.
+const ROWS_OVER_LANES: usize = 4;
+
+fn variant(facts: &Facts, head_dim: usize, causal: bool, group: usize, rows: usize) -> Variant {
+    if facts.wide_lanes() && facts.trusts("attention_lanes", 8) && head_dim.is_multiple_of(8) && head_dim <= 128 {
+        let side = i64::from(rows >= ROWS_OVER_LANES);
+        let (heads, blocks) = lanes(head_dim, group, rows);
+        let blocks = if side == 1 { blocks as i64 } else { 1 };
+        let defines = vec![("D", head_dim as i64), ("CAUSAL", i64::from(causal)), ("SIDE", side), ("HEADS", heads as i64), ("BLOCKS", blocks)];
+        let source = include_str!("../../shaders/attention_lanes.wgsl");
+        return Variant { kernel: "attention_lanes", source, defines, access: &ACCESS, subgroup: Some(8) };
+    }
     let (wg, sg, subgroup) = row_workgroup(facts, "attention", 64);
     Variant {
         kernel: "attention",
@@ -40,7 +59,11 @@ fn variant(facts: &Facts, head_dim: usize, causal: bool) -> Variant {
 /// Any head dimension is possible: here are the usual ones, and some below, above and beside a multiple of the workgroup's size.
 pub(crate) fn variants(facts: &Facts) -> Vec<Variant> {
     let dims = [20, 32, 64, 65, 80, 96, 128, 256];
-    dims.into_iter().flat_map(|d| [false, true].map(|causal| variant(facts, d, causal))).collect()
+    let shapes = [(1, 1), (3, 1), (8, 1), (1, 100), (2, 100), (3, 100), (1, 8)];
+    let all = dims.into_iter().flat_map(|d| shapes.map(|(group, rows)| (d, group, rows)));
+    let mut out: Vec<Variant> = all.flat_map(|(d, g, r)| [false, true].map(|causal| variant(facts, d, causal, g, r))).collect();
+    out.dedup();
+    out
 }
 
 /// Strides and windows of keys (or values), in words.
@@ -111,12 +134,20 @@ pub fn attention(b: &mut Builder, label: &str, state: SlotId, x: &Qkv, keys: &Ke
         params.extend([capacity as u32, first_head as u32, s.start as u32, scale.to_bits()]);
         let state = b.window(state, 0..sequences * 32)?;
         let seen = rows * s.len() * q_heads * capacity;
+        let variant = variant(b.facts(), head_dim, causal, group, rows);
+        let grid = match variant.kernel {
+            "attention_lanes" => {
+                let per = if variant.define("SIDE") == 1 { 8 * variant.define("BLOCKS") as usize } else { 1 };
+                [rows.div_ceil(per) as u32, (q_heads / variant.define("HEADS") as usize) as u32, s.len() as u32]
+            }
+            _ => [(rows * s.len()) as u32, q_heads as u32, 1],
+        };
         b.push(OpSpec {
             label: label.into(),
-            variant: variant(b.facts(), head_dim, causal),
+            variant,
             params,
             bindings: vec![state, q, k, v, ow],
-            grid: [(rows * s.len()) as u32, q_heads as u32, 1],
+            grid,
             bytes: 8 * (s.len() * kv.len() * capacity * head_dim) as u64,
             flops: 4 * (seen * head_dim) as u64,
             twin: reference::attention::twin(causal, s.len(), q_heads),

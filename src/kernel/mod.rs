@@ -13,10 +13,14 @@ pub mod roof;
 pub mod rope;
 pub mod rows;
 pub mod sample;
+mod self_test;
 mod shader;
 pub mod state;
 mod variants;
 
+#[cfg(not(target_arch = "wasm32"))]
+pub(crate) use self_test::fingerprint;
+pub use self_test::{SelfTest, Tested};
 pub use shader::Target;
 pub use variants::variants;
 

@@ -60,6 +60,16 @@ impl Builder {
         &self.facts
     }
 
+    /// What was appended so far.
+    pub(crate) fn ops(&self) -> &[Op] {
+        &self.ops
+    }
+
+    #[cfg(test)]
+    pub(crate) fn ops_mut(&mut self) -> &mut [Op] {
+        &mut self.ops
+    }
+
     /// A slot that the caller binds, of at least `words` words.
     pub fn external(&mut self, label: impl Into<String>, words: usize) -> SlotId {
         self.slot(label.into(), words, SlotKind::External)
