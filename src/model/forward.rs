@@ -132,6 +132,16 @@ impl Model {
         Ok(done)
     }
 
+    /// Device time of every dispatch of a forward pass over some tokens (without the head).
+    ///
+    /// # Errors
+    /// [`Error::Unsupported`] where the device has no timestamps; as [`Model::logits`].
+    pub async fn profile(&self, tokens: &[u32]) -> Result<Vec<crate::plan::OpTime>> {
+        let (runner, _) = self.start(&[tokens.to_vec().into()], &[])?;
+        runner.body.run(1)?;
+        runner.body.profile().await
+    }
+
     /// One vector a sequence: the mean of the last hidden states of its unmasked tokens, or the first token's; with `normalise`
     /// scaled to length 1.
     ///

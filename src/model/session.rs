@@ -222,6 +222,23 @@ impl Session {
         Ok(bound)
     }
 
+    /// Device time of every dispatch of a step with `rows` new tokens a sequence, at the present length; the step is not kept.
+    ///
+    /// # Errors
+    /// [`Error::Unsupported`] where the device has no timestamps.
+    pub async fn profile(&mut self, rows: usize) -> Result<Vec<crate::plan::OpTime>> {
+        let length = self.histories.iter().map(|h| h.fed.len()).max().unwrap_or(0);
+        self.ensure_capacity(length + rows)?;
+        let states = self.histories.iter().map(|h| State { length: h.fed.len() as u32, count: rows as u32, ..State::default() }.words());
+        let states: Vec<u32> = states.flatten().collect();
+        let bound = self.bound(rows, true)?;
+        let context = self.model.context().clone();
+        context.write(&self.state, 0, &states)?;
+        bound.run(1)?;
+        context.write(&self.state, 0, &states)?;
+        bound.profile().await
+    }
+
     /// Compiles what a prompt of `tokens` tokens and the steps after it need, so that nothing is compiled later.
     ///
     /// # Errors
