@@ -1,0 +1,265 @@
+//! The self-test: tuned variants prove themselves on an adapter before plans there choose them.
+//!
+//! A tuned variant is one that is right only for some subgroup size. Drivers report that size wrongly, or compile subgroup
+//! operations wrongly, more often than anything else; plain variants need no trust.
+
+use super::attention::{Keys, attention};
+use super::linear::{Epilogue, Residual, fuses_gate, linear};
+use super::nll::nll;
+use super::norm::{Norm, Rows, norm};
+use super::rope::{Cache, Qkv};
+use super::state::State;
+use crate::gpu::{Context, Facts};
+use crate::plan::{Builder, SlotId};
+use crate::quant::Packed;
+use crate::tensor::{Format, Matrix, Segment, Tensor};
+use crate::{Error, Result};
+use std::collections::BTreeSet;
+use std::sync::Arc;
+
+/// What the self-test found.
+#[derive(Debug, Clone, Default)]
+pub struct SelfTest {
+    /// One entry for each variant that was tried.
+    pub tested: Vec<Tested>,
+}
+
+/// What the self-test found of one variant.
+#[derive(Debug, Clone)]
+pub struct Tested {
+    /// Kernel and constants.
+    pub variant: String,
+    /// What fails with it: kernel and subgroup size.
+    pub class: String,
+    /// The largest element error as a fraction of what is allowed, or what went wrong.
+    pub outcome: Result<f64, String>,
+}
+
+impl SelfTest {
+    /// Classes that failed: for [`Facts::refused`].
+    pub fn refused(&self) -> BTreeSet<String> {
+        self.tested.iter().filter(|t| t.outcome.is_err()).map(|t| t.class.clone()).collect()
+    }
+}
+
+impl Context {
+    /// Runs every class of tuned variants that this adapter may get on small, awkward shapes and compares with the CPU twins.
+    /// The result changes nothing by itself: [`Context::without`] its [`SelfTest::refused`] is a context that leaves the failed
+    /// classes out. Takes about a second on a software driver, mostly for compiling.
+    ///
+    /// On a host's device the future is done once the host has polled or submitted often enough.
+    ///
+    /// # Errors
+    /// [`Error::DeviceLost`], [`Error::OutOfMemory`]; a variant that fails is not an error.
+    pub async fn self_test(&self) -> Result<SelfTest> {
+        let context = self.without(BTreeSet::new());
+        let found = judge(&context, probes(context.facts())?).await?;
+        let info = &self.facts().info;
+        for t in &found.tested {
+            if let Err(why) = &t.outcome {
+                let (name, driver, version) = (&info.name, &info.driver, &info.driver_info);
+                log::warn!("{name} ({driver} {version}): {} is replaced by a plain variant, since it failed its self-test: {why}", t.class);
+            }
+        }
+        Ok(found)
+    }
+}
+
+#[cfg(not(target_arch = "wasm32"))]
+/// What a self-test result depends on: the adapter, its driver and the text of the shaders.
+pub(crate) fn fingerprint(facts: &Facts) -> Result<u64> {
+    use std::hash::{DefaultHasher, Hash, Hasher};
+    let mut h = DefaultHasher::new();
+    let i = &facts.info;
+    (&i.name, &i.driver, &i.driver_info, i.vendor, i.device, i.subgroup_min_size, i.subgroup_max_size).hash(&mut h);
+    format!("{:?} {:?}", i.backend, facts.features).hash(&mut h);
+    for probe in probes(facts)? {
+        for op in probe.b.finish()?.ops() {
+            (op.variant().name(), op.variant().wgsl(super::Target::Native)?).hash(&mut h);
+        }
+    }
+    Ok(h.finish())
+}
+
+/// A plan of one kernel call and the contents of its slots.
+struct Probe {
+    b: Builder,
+    data: Vec<(SlotId, Vec<u32>)>,
+    counter: u32,
+}
+
+impl Probe {
+    fn new(facts: &Facts) -> Self {
+        Self { b: Builder::new("self-test", facts), data: Vec::new(), counter: 0 }
+    }
+
+    fn words(&mut self, label: &str, words: Vec<u32>) -> SlotId {
+        let slot = self.b.external(label, words.len());
+        self.data.push((slot, words));
+        slot
+    }
+
+    /// Numbers in -1..1 without a pattern.
+    fn values(&mut self, n: usize) -> Vec<f32> {
+        let mut next = || {
+            self.counter = self.counter.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
+            (self.counter >> 8) as f32 / (1 << 23) as f32 - 1.0
+        };
+        (0..n).map(|_| next()).collect()
+    }
+
+    fn slot(&mut self, label: &str, n: usize) -> SlotId {
+        let values = self.values(n);
+        self.words(label, bytemuck::cast_slice(&values).to_vec())
+    }
+
+    /// A matrix that begins at an odd word, its rows further apart than they are long.
+    fn tensor(&mut self, label: &str, rows: usize, cols: usize) -> Tensor {
+        let slot = self.slot(label, 3 + rows * (cols + 1));
+        Tensor { slot, offset: 3, rows, cols, stride: cols + 1 }
+    }
+
+    /// 0 bits: f32.
+    fn weights(&mut self, (bits, group): (u32, u32), rows: usize, cols: usize) -> Result<Matrix> {
+        let values = self.values(rows * cols);
+        let (format, data, scales) = if bits == 0 {
+            (Format::F32, bytemuck::cast_slice(&values).to_vec(), None)
+        } else {
+            let p = Packed::quantize(&values, rows, cols, bits, group, bits % 2 == 0, group == 32)?;
+            (Format::Quant(p.format), p.codes, Some(p.scales))
+        };
+        let data = self.words("codes", data);
+        let scales = scales.map(|s| self.words("scales", s));
+        Ok(Matrix { rows, cols, format, segments: vec![Segment { rows: 0..rows, data, scales }] })
+    }
+}
+
+/// Every class of tuned variants for such an adapter, in at least one kernel call. Odd row lengths, grids that do not fill their
+/// last workgroup, groups of 16 and of 32.
+fn probes(facts: &Facts) -> Result<Vec<Probe>> {
+    let mut all = Vec::new();
+    for format in [(0, 0), (4, 32), (3, 16)] {
+        for (m, cols) in [(1, 97), (3, 160), (7, 97), (37, 97)] {
+            all.push(linear_probe(facts, format, m, cols, false)?);
+        }
+    }
+    if fuses_gate(facts, 1) {
+        all.push(linear_probe(facts, (4, 32), 1, 97, true)?);
+    }
+    for (cols, rms) in [(65, true), (577, false)] {
+        let mut p = Probe::new(facts);
+        let (x, y) = (p.tensor("x", 3, cols), p.tensor("y", 3, cols));
+        let gain = p.slot("gain", cols);
+        let bias = (!rms).then(|| p.slot("bias", cols));
+        norm(&mut p.b, "norm", &x, &y, &Norm { gain, bias, rms, eps: 1e-5 }, Rows::All)?;
+        all.push(p);
+    }
+    all.push(attention_probe(facts, 20)?);
+    all.push(attention_probe(facts, 64)?);
+    let mut p = Probe::new(facts);
+    let (x, y) = (p.tensor("x", 2, 577), p.tensor("y", 1, 2));
+    let targets = p.words("targets", vec![5, 576]);
+    nll(&mut p.b, "nll", &x, targets, &y)?;
+    all.push(p);
+    // On an adapter without tuned variants there is nothing to do.
+    all.retain(|p| p.b.ops().iter().any(|op| op.variant().subgroup.is_some()));
+    Ok(all)
+}
+
+fn linear_probe(facts: &Facts, format: (u32, u32), m: usize, cols: usize, gate: bool) -> Result<Probe> {
+    let mut p = Probe::new(facts);
+    let (x, y) = (p.tensor("x", m, cols), p.tensor("y", m, 39));
+    let w = p.weights(format, if gate { 78 } else { 39 }, cols)?;
+    let bias = p.slot("bias", 39);
+    let e = match gate {
+        true => Epilogue { gate, ..Epilogue::default() },
+        false => Epilogue { bias: Some((bias, 0)), residual: Residual::InPlace, ..Epilogue::default() },
+    };
+    linear(&mut p.b, "linear", &x, &w, &y, &e)?;
+    Ok(p)
+}
+
+fn attention_probe(facts: &Facts, head_dim: usize) -> Result<Probe> {
+    let (heads, kv_heads, capacity, rows) = (4, 2, 96, 3);
+    let mut p = Probe::new(facts);
+    let state = p.words("state", State { length: 70, count: rows as u32, ..State::default() }.words().to_vec());
+    let qkv = p.tensor("qkv", rows, (heads + 2 * kv_heads) * head_dim);
+    let x = Qkv::stacked(&qkv, heads * head_dim, kv_heads * head_dim);
+    let words = kv_heads * capacity * head_dim;
+    let (k, v) = (p.slot("keys", words), p.slot("values", words));
+    let cache = Cache { k, v, capacity, sequences: 1, kv_heads, head_dim };
+    let o = p.tensor("o", rows, heads * head_dim);
+    attention(&mut p.b, "attention", state, &x, &Keys::Cache(cache), head_dim, 0.2, &o)?;
+    Ok(p)
+}
+
+async fn judge(context: &Context, probes: Vec<Probe>) -> Result<SelfTest> {
+    let mut found = SelfTest::default();
+    for probe in probes {
+        let plan = Arc::new(probe.b.finish()?);
+        let slots = probe.data.iter().map(|(slot, words)| Ok((*slot, context.upload("self-test", words)?)));
+        let slots = slots.collect::<Result<Vec<_>>>()?;
+        let outcome = match plan.bind(context, &slots) {
+            Ok(bound) => bound.verify().await,
+            Err(e) => Err(e),
+        };
+        let outcome = match outcome {
+            Ok(ops) => Ok(ops.iter().fold(0.0, |worst: f64, op| worst.max(op.worst))),
+            // Wrong numbers, or a pipeline that the driver rejects.
+            Err(e @ (Error::Mismatch { .. } | Error::Device { .. })) => Err(e.to_string()),
+            Err(e) => return Err(e),
+        };
+        for op in plan.ops() {
+            if let Some(class) = op.variant().class() {
+                found.tested.push(Tested { variant: op.variant().name(), class, outcome: outcome.clone() });
+            }
+        }
+    }
+    Ok(found)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::kernel::variants;
+
+    fn facts(device_type: wgpu::DeviceType, lanes: u32) -> Facts {
+        let mut info = wgpu::AdapterInfo::new(device_type, wgpu::Backend::Vulkan);
+        (info.subgroup_min_size, info.subgroup_max_size) = (lanes, lanes);
+        let limits = wgpu::Limits::default();
+        let max_binding = limits.max_storage_buffer_binding_size;
+        Facts { info, features: wgpu::Features::SUBGROUP, limits, refused: BTreeSet::new(), max_binding, max_dispatch_ms: 100.0 }
+    }
+
+    #[test]
+    fn every_tuned_class_is_probed() {
+        for facts in [facts(wgpu::DeviceType::Cpu, 8), facts(wgpu::DeviceType::DiscreteGpu, 32), facts(wgpu::DeviceType::Other, 64)] {
+            let wanted: BTreeSet<_> = variants(&facts).iter().filter_map(super::super::Variant::class).collect();
+            let probes = probes(&facts).unwrap();
+            let probed: BTreeSet<_> = probes.iter().flat_map(|p| p.b.ops()).filter_map(|op| op.variant().class()).collect();
+            assert!(!wanted.is_empty());
+            assert_eq!(probed, wanted);
+        }
+    }
+
+    #[test]
+    fn a_broken_variant_is_refused_and_the_plain_one_is_right() {
+        let context = pollster::block_on(Context::new(&Default::default())).expect("the tests need an adapter: see README");
+        let mut probes = probes(context.facts()).unwrap();
+        if probes.is_empty() {
+            return; // no tuned variants here
+        }
+        let mut broken = BTreeSet::new();
+        for op in probes.iter_mut().flat_map(|p| p.b.ops_mut()).filter(|op| op.variant.kernel == "norm") {
+            // A reduction over nothing, as on a driver whose subgroups are smaller than it says.
+            op.variant.source = Box::leak(format!("// broken\n{}", op.variant.source.replace("sum_all(", "(")).into_boxed_str());
+            op.variant.source = Box::leak(op.variant.source.replace(", lane)", ")").into_boxed_str());
+            broken.extend(op.variant.class());
+        }
+        let found = context.block_on(judge(&context.without(BTreeSet::new()), probes)).unwrap();
+        assert_eq!(found.refused(), broken, "{found:#?}");
+        assert!(found.tested.iter().filter(|t| t.outcome.is_err()).all(|t| t.variant.starts_with("norm")));
+        let rest = super::probes(context.without(found.refused()).facts()).unwrap();
+        assert!(rest.iter().flat_map(|p| p.b.ops()).all(|op| op.variant().kernel != "norm"), "norm is plain now");
+    }
+}
