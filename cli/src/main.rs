@@ -47,6 +47,7 @@ enum Command {
 }
 
 fn main() -> ExitCode {
+    quiet_mesa();
     env_logger::Builder::from_env(env_logger::Env::default().default_filter_or("off,etalon=warn,etalon_cli=warn"))
         .format_target(false)
         .format_timestamp(None)
@@ -71,6 +72,16 @@ fn main() -> ExitCode {
             eprintln!("error: {}", one_line(&format!("{e:#}")));
             ExitCode::FAILURE
         }
+    }
+}
+
+/// Without a desktop, Mesa's device-select layer complains on stderr that it cannot ask the compositor for its GPU; nothing is
+/// lost without that layer then.
+fn quiet_mesa() {
+    let set = |name| std::env::var_os(name).is_some();
+    if cfg!(target_os = "linux") && !["XDG_RUNTIME_DIR", "DISPLAY", "MESA_VK_DEVICE_SELECT", "NODEVICE_SELECT"].into_iter().any(set) {
+        // SAFETY: the program has no other thread yet that could read the environment.
+        unsafe { std::env::set_var("NODEVICE_SELECT", "1") };
     }
 }
 
