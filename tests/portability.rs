@@ -9,24 +9,16 @@ use std::collections::{BTreeMap, HashMap, HashSet};
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, OnceLock};
 
-/// Facts of a made-up adapter; `None`: WebGPU's defaults without optional features.
-pub fn made_up(device_type: wgpu::DeviceType, subgroup: Option<u32>) -> Facts {
-    let mut info = wgpu::AdapterInfo::new(device_type, wgpu::Backend::Vulkan);
-    let mut features = wgpu::Features::empty();
-    if let Some(size) = subgroup {
-        features |= wgpu::Features::SUBGROUP;
-        (info.subgroup_min_size, info.subgroup_max_size) = (size, size);
-    }
-    let limits = wgpu::Limits::default();
-    let max_binding = limits.max_storage_buffer_binding_size;
-    Facts { info, features, limits, refused: Default::default(), max_binding, max_dispatch_ms: 100.0 }
-}
-
 /// What the crate tells apart: a software driver of 8 lanes and one of 4, GPUs of 32 and 64, a browser without features.
 pub fn adapters() -> Vec<Facts> {
     use wgpu::DeviceType::{Cpu, DiscreteGpu, Other};
     let kinds = [(Cpu, Some(8)), (Cpu, Some(4)), (DiscreteGpu, Some(32)), (DiscreteGpu, Some(64)), (Other, None)];
-    kinds.map(|(kind, subgroup)| made_up(kind, subgroup)).into()
+    let facts = kinds.map(|(kind, subgroup)| {
+        let mut facts = Facts::browser(subgroup);
+        facts.info.device_type = kind;
+        facts
+    });
+    facts.into()
 }
 
 /// Translates to every language; the errors name it.

@@ -15,6 +15,14 @@ pub(crate) enum Target {
 }
 
 impl Target {
+    /// What this adapter may get, or any browser.
+    fn variants(self, context: &Context) -> Vec<Variant> {
+        match self {
+            Self::Native => kernel::variants(context.facts()),
+            Self::Browser => kernel::browser_variants(),
+        }
+    }
+
     fn text(self, v: &Variant) -> Result<String> {
         let target = match self {
             Self::Native => kernel::Target::Native,
@@ -26,7 +34,7 @@ impl Target {
 
 /// Prints every variant of one kernel that this adapter may get.
 pub(crate) fn print(context: &Context, name: &str, target: Target) -> Result<()> {
-    let all = kernel::variants(context.facts());
+    let all = target.variants(context);
     let mut found = false;
     for v in all.iter().filter(|v| v.kernel == name) {
         show(&format!("// {}\n{}\n", v.name(), target.text(v)?))?;
@@ -43,7 +51,7 @@ pub(crate) fn print(context: &Context, name: &str, target: Target) -> Result<()>
 pub(crate) fn dump(g: &Global, context: &Context, folder: &Path, target: Target) -> Result<()> {
     std::fs::create_dir_all(folder).with_context(|| folder.display().to_string())?;
     let mut names = HashSet::new();
-    for v in kernel::variants(context.facts()) {
+    for v in target.variants(context) {
         let file = format!("{}.wgsl", sanitised(&v.name()));
         let path = folder.join(&file);
         if !names.insert(file) {

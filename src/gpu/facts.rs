@@ -35,6 +35,19 @@ impl Facts {
         }
     }
 
+    /// Facts such as a browser gives: WebGPU's default limits, and subgroup operations only for a size.
+    pub fn browser(subgroup: Option<u32>) -> Self {
+        let mut info = wgpu::AdapterInfo::new(wgpu::DeviceType::Other, wgpu::Backend::BrowserWebGpu);
+        let mut features = wgpu::Features::empty();
+        if let Some(size) = subgroup {
+            features |= wgpu::Features::SUBGROUP;
+            (info.subgroup_min_size, info.subgroup_max_size) = (size, size);
+        }
+        let limits = wgpu::Limits::default();
+        let max_binding = limits.max_storage_buffer_binding_size;
+        Self { info, features, limits, refused: BTreeSet::new(), max_binding, max_dispatch_ms: 100.0 }
+    }
+
     /// The subgroup size, where it is fixed and the device has subgroup operations.
     pub fn subgroup(&self) -> Option<u32> {
         let (min, max) = (self.info.subgroup_min_size, self.info.subgroup_max_size);

@@ -22,7 +22,7 @@ mod variants;
 pub(crate) use self_test::fingerprint;
 pub use self_test::{SelfTest, Tested};
 pub use shader::Target;
-pub use variants::variants;
+pub use variants::{browser_variants, variants};
 
 use crate::Result;
 

@@ -224,11 +224,9 @@ mod tests {
     use crate::kernel::variants;
 
     fn facts(device_type: wgpu::DeviceType, lanes: u32) -> Facts {
-        let mut info = wgpu::AdapterInfo::new(device_type, wgpu::Backend::Vulkan);
-        (info.subgroup_min_size, info.subgroup_max_size) = (lanes, lanes);
-        let limits = wgpu::Limits::default();
-        let max_binding = limits.max_storage_buffer_binding_size;
-        Facts { info, features: wgpu::Features::SUBGROUP, limits, refused: BTreeSet::new(), max_binding, max_dispatch_ms: 100.0 }
+        let mut facts = Facts::browser(Some(lanes));
+        facts.info.device_type = device_type;
+        facts
     }
 
     #[test]

@@ -29,6 +29,13 @@ pub fn variants(facts: &Facts) -> Vec<Variant> {
     pairwise(families.iter().flat_map(|family| [family(facts), family(&plain)]).flatten())
 }
 
+/// Permutations that a browser may get: with subgroups of the sizes that kernels are tuned for, and without.
+pub fn browser_variants() -> Vec<Variant> {
+    let mut names = HashSet::new();
+    let all = [None, Some(32), Some(64)].into_iter().flat_map(|subgroup| variants(&Facts::browser(subgroup)));
+    all.filter(|v| names.insert(v.name())).collect()
+}
+
 /// Weights that share a scale; any multiple of 16 is possible.
 const GROUPS: [u32; 4] = [16, 32, 64, 128];
 
