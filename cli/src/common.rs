@@ -8,7 +8,7 @@ use etalon::{Context, ContextOptions};
 use indicatif::{ProgressBar, ProgressStyle};
 use serde_json::{Map, Value, json};
 use std::io::Write as _;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
@@ -53,9 +53,30 @@ pub(crate) fn interrupted() -> bool {
     INTERRUPT.load(Ordering::SeqCst)
 }
 
+/// Opens the device; what fails its self-test there, now or by the record of an earlier run, is left out.
 pub(crate) fn open_device(g: &Global) -> Result<Context> {
-    let options = ContextOptions { device: g.device.clone(), webgpu_defaults: g.webgpu_defaults, ..Default::default() };
+    open(g, ContextOptions { self_test: true, cache: cache_folder(), ..Default::default() })
+}
+
+/// The same with every variant that the adapter may get.
+pub(crate) fn open_untested(g: &Global) -> Result<Context> {
+    open(g, ContextOptions::default())
+}
+
+fn open(g: &Global, options: ContextOptions) -> Result<Context> {
+    let options = ContextOptions { device: g.device.clone(), webgpu_defaults: g.webgpu_defaults, ..options };
     Ok(pollster::block_on(Context::new(&options))?)
+}
+
+/// The user's own folder for what can be made again: results of self-tests, compiled pipelines.
+fn cache_folder() -> Option<PathBuf> {
+    let folder = |name: &str| std::env::var_os(name).filter(|v| !v.is_empty()).map(PathBuf::from);
+    let base = match std::env::consts::OS {
+        "windows" => folder("LOCALAPPDATA"),
+        "macos" => folder("HOME").map(|h| h.join("Library/Caches")),
+        _ => folder("XDG_CACHE_HOME").or_else(|| folder("HOME").map(|h| h.join(".cache"))),
+    };
+    base.filter(|b| b.is_absolute()).map(|b| b.join("etalon"))
 }
 
 /// Opens a model's files: a folder, a file, or a repository of the hub.
@@ -75,6 +96,15 @@ pub(crate) struct Loaded {
     pub(crate) context: Context,
     pub(crate) model: Arc<Model>,
     pub(crate) seconds: f64,
+}
+
+impl Drop for Loaded {
+    /// Keeps what was compiled for the next time.
+    fn drop(&mut self) {
+        if let Err(e) = self.context.save_pipelines() {
+            log::info!("compiled pipelines are not kept: {e}");
+        }
+    }
 }
 
 pub(crate) fn load(g: &Global, model: &str) -> Result<Loaded> {

@@ -9,6 +9,7 @@ mod hub;
 mod inspect;
 mod logits;
 mod perplexity;
+mod selftest;
 mod stop;
 mod verify;
 mod wgsl;
@@ -30,6 +31,8 @@ struct Cli {
 enum Command {
     /// List the adapters and what they can do
     Devices,
+    /// Try the kernels that are tuned for this adapter against their CPU twins
+    Selftest,
     /// Show what is in a model's files; needs no device
     Inspect(inspect::Args),
     /// Continue a text, or answer in a model's chat format
@@ -89,6 +92,7 @@ fn run(cli: &Cli) -> anyhow::Result<()> {
     let g = &cli.global;
     match &cli.command {
         Command::Devices => devices::run(g),
+        Command::Selftest => selftest::run(g),
         Command::Inspect(args) => inspect::run(g, args),
         Command::Generate(args) => generate::run(g, args),
         Command::Embed(args) => embed::run(g, args),

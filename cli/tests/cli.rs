@@ -66,6 +66,9 @@ fn json_can_be_read() {
     let devices = json(etalon(&["--json", "devices"]));
     assert!(devices[0]["name"].is_string() && devices[0]["max_buffer_size"].is_u64());
 
+    let selftest = json(etalon(&["selftest", "--json"]));
+    assert!(selftest["refused"].as_array().unwrap().is_empty(), "{selftest}");
+
     let inspect = json(etalon(&["inspect", &llama, "--json"]));
     assert_eq!(inspect["config"]["family"], "Llama");
     assert_eq!(inspect["format"], "safetensors");

@@ -10,6 +10,8 @@ pub(crate) fn etalon(args: &[&str]) -> Command {
     for name in ["HF_ENDPOINT", "HF_HOME", "HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY", "http_proxy", "https_proxy", "all_proxy", "RUST_LOG"] {
         c.env_remove(name);
     }
+    // Results of self-tests are kept from test to test, away from the user's own.
+    c.env("XDG_CACHE_HOME", concat!(env!("CARGO_TARGET_TMPDIR"), "/cache"));
     c
 }
 
