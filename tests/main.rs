@@ -3,5 +3,6 @@
 mod format;
 mod kernels;
 mod models;
+mod plan;
 mod portability;
 mod self_test;

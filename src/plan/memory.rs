@@ -68,3 +68,59 @@ fn lives(slots: &[Slot], ops: &[Op]) -> Result<Vec<Option<(usize, usize)>>, Stri
     }
     Ok(lives)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::kernel::Variant;
+    use crate::plan::{Binding, SlotId, Twin};
+    use proptest::prelude::*;
+
+    /// An op that reads some slots and writes others.
+    fn op(uses: &[(usize, bool)]) -> Op {
+        let access: Vec<_> = uses.iter().map(|(_, writes)| if *writes { Access::Write } else { Access::Read }).collect();
+        let variant = Variant { kernel: "test", source: "", defines: Vec::new(), access: access.leak(), subgroup: None };
+        let bindings = uses.iter().map(|(slot, _)| Binding { slot: SlotId(*slot as u32), offset: 0, size: 4 }).collect();
+        let cuts = vec![([0; 3], [1; 3])];
+        Op { label: "op".into(), variant, params: Vec::new(), bindings, cuts, bytes: 0, flops: 0, twin: Twin::new(|_| Vec::new()) }
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig { failure_persistence: None, ..ProptestConfig::with_cases(2000) })]
+        #[test]
+        fn slots_alive_together_never_share_a_buffer(
+            sizes in proptest::collection::vec((1u64..50, proptest::bool::weighted(0.8)), 1..12),
+            uses in proptest::collection::vec(proptest::collection::btree_map(0usize..12, any::<bool>(), 1..5), 0..20),
+        ) {
+            let kind = |transient| if transient { SlotKind::Transient } else { SlotKind::External };
+            let slots: Vec<Slot> =
+                sizes.iter().map(|(n, t)| Slot { label: "slot".into(), bytes: 256 * n, kind: kind(*t) }).collect();
+            let uses: Vec<Vec<(usize, bool)>> =
+                uses.iter().map(|u| u.iter().map(|(s, w)| (*s, *w)).filter(|(s, _)| *s < slots.len()).collect()).collect();
+            let ops: Vec<Op> = uses.iter().map(|u| op(u)).collect();
+            // Written independently of the planner: the ops that use each transient slot.
+            let users = |s: usize| (0..uses.len()).filter(|i| uses[*i].iter().any(|(u, _)| *u == s)).collect::<Vec<_>>();
+            let transient: Vec<usize> = (0..slots.len()).filter(|s| sizes[*s].1 && !users(*s).is_empty()).collect();
+            let starts_with_a_read = transient.iter().any(|s| uses[users(*s)[0]].contains(&(*s, false)));
+            let Ok(plan) = plan(&slots, &ops) else {
+                prop_assert!(starts_with_a_read);
+                return Ok(());
+            };
+            prop_assert!(!starts_with_a_read);
+            prop_assert!(plan.sizes.is_sorted_by(|a, b| a >= b));
+            prop_assert_eq!((0..slots.len()).filter(|s| plan.buffer[*s].is_some()).collect::<Vec<_>>(), transient.clone());
+            for a in &transient {
+                prop_assert!(plan.sizes[plan.buffer[*a].unwrap()] >= slots[*a].bytes);
+                for b in transient.iter().filter(|b| *b > a) {
+                    let (ua, ub) = (users(*a), users(*b));
+                    let together = ua[0] <= ub[ub.len() - 1] && ub[0] <= ua[ua.len() - 1];
+                    prop_assert!(!together || plan.buffer[*a] != plan.buffer[*b], "slots {} and {}", a, b);
+                }
+            }
+            // No buffer is larger than some slot in it needs.
+            for (i, size) in plan.sizes.iter().enumerate() {
+                prop_assert!(transient.iter().any(|s| plan.buffer[*s] == Some(i) && slots[*s].bytes == *size));
+            }
+        }
+    }
+}

@@ -166,6 +166,11 @@ impl Op {
         &self.params
     }
 
+    /// Its dispatches: the first workgroup and the number of workgroups of each, in x, y and z.
+    pub fn cuts(&self) -> &[([u32; 3], [u32; 3])] {
+        &self.cuts
+    }
+
     /// Bytes that it must move at least.
     pub fn bytes(&self) -> u64 {
         self.bytes
