@@ -23,6 +23,14 @@ fn every_tuned_class_passes_here() {
 }
 
 #[test]
+fn futures_can_move_between_threads() {
+    fn is_send<T: Send>(_: &T) {}
+    let context = context();
+    is_send(&context.self_test());
+    is_send(&Context::new(&ContextOptions::default()));
+}
+
+#[test]
 fn plain_variants_replace_refused_ones_and_are_right() {
     let context = context().without(classes(context().facts()));
     for m in [1, 4, 7, 20] {
