@@ -173,7 +173,7 @@ fn variant(facts: &Facts, shape: Shape, format: &Format, cols: usize, f: &Flags)
             ("linear_vec", include_str!("../../shaders/linear_vec.wgsl"), subgroup, more)
         }
         Shape::LanesVec { m: c } => {
-            let rows = if f.gate { 1 } else { 2 };
+            let rows = if f.gate { 2 } else { 4 } / if c > 2 { 2 } else { 1 };
             let more = vec![("SIDE", 0), ("ROWS", rows), ("COLS", c as i64), ("GATE", i64::from(f.gate)), ktail];
             ("linear_lanes", include_str!("../../shaders/linear_lanes.wgsl"), Some(8), more)
         }
