@@ -135,7 +135,8 @@ impl Context {
     }
 
     /// Writes the pipelines compiled so far into the folder of [`ContextOptions::cache`], for the next run to take over. Does
-    /// nothing without such a folder, or where the backend keeps no cache (only Vulkan does).
+    /// nothing without such a folder, or where the backend keeps no cache (only Vulkan does). What it saves is the driver's
+    /// affair: software drivers put nothing into it.
     ///
     /// # Errors
     /// [`Error::Io`].
