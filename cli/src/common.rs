@@ -68,9 +68,12 @@ fn open(g: &Global, options: ContextOptions) -> Result<Context> {
     Ok(pollster::block_on(Context::new(&options))?)
 }
 
-/// The user's own folder for what can be made again: results of self-tests, compiled pipelines.
+/// The user's own folder for what can be made again: results of self-tests, compiled pipelines. `ETALON_CACHE` names another.
 fn cache_folder() -> Option<PathBuf> {
     let folder = |name: &str| std::env::var_os(name).filter(|v| !v.is_empty()).map(PathBuf::from);
+    if let Some(named) = folder("ETALON_CACHE") {
+        return Some(named);
+    }
     let base = match std::env::consts::OS {
         "windows" => folder("LOCALAPPDATA"),
         "macos" => folder("HOME").map(|h| h.join("Library/Caches")),

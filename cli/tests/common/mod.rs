@@ -11,7 +11,7 @@ pub(crate) fn etalon(args: &[&str]) -> Command {
         c.env_remove(name);
     }
     // Results of self-tests are kept from test to test, away from the user's own.
-    c.env("XDG_CACHE_HOME", concat!(env!("CARGO_TARGET_TMPDIR"), "/cache"));
+    c.env("ETALON_CACHE", concat!(env!("CARGO_TARGET_TMPDIR"), "/cache"));
     c
 }
 
