@@ -97,7 +97,10 @@ impl Repository {
     fn fault(&self, e: &ApiError) -> anyhow::Error {
         let id = &self.id;
         match refused(e) {
-            true => anyhow!("{id}@{}: no such file or folder here, and the hub has no such model, or asks for an access token: check the name, or fetch it and give its folder", self.revision),
+            true => anyhow!(
+                "{id}@{}: no such file or folder here, and the hub has no such model, or asks for an access token: check the name, or fetch it and give its folder",
+                self.revision
+            ),
             false => anyhow!("{id}: {e}: check the network and HF_ENDPOINT, or fetch the model by other means and give its folder"),
         }
     }

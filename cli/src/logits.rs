@@ -41,7 +41,8 @@ pub(crate) fn run(g: &Global, args: &Args) -> Result<()> {
     let loaded = load(g, &args.model)?;
     let sequence = Sequence { tokens: args.tokens.clone(), mask, types: args.token_types.clone() };
     let values = loaded.context.block_on(loaded.model.logits(&[sequence]))?.remove(0);
-    let classifier = matches!(loaded.model.config(), etalon::format::Config::Bert(c) if matches!(c.head, etalon::format::BertHead::Classifier { .. }));
+    let classifier =
+        matches!(loaded.model.config(), etalon::format::Config::Bert(c) if matches!(c.head, etalon::format::BertHead::Classifier { .. }));
     let (rows, cols, values) = if classifier {
         (1, values.len(), values)
     } else {

@@ -31,5 +31,8 @@ pub(crate) fn run(g: &Global) -> Result<()> {
     if refused.is_empty() {
         return Ok(());
     }
-    bail!("{} failed on {adapter}: plain variants take their place; a newer driver may help", refused.into_iter().collect::<Vec<_>>().join(", "))
+    bail!(
+        "{} failed on {adapter}: plain variants take their place; a newer driver may help",
+        refused.into_iter().collect::<Vec<_>>().join(", ")
+    )
 }

@@ -70,5 +70,14 @@ pub(crate) fn dump(g: &Global, context: &Context, folder: &Path, target: Target)
 /// A variant's name as the stem of a file: `gate[ACT=4]` becomes `gate-ACT4`.
 fn sanitised(name: &str) -> String {
     let kept = name.chars().filter(|c| !matches!(c, ']' | '='));
-    kept.map(|c| if c.is_ascii_alphanumeric() { c } else if c == '_' { '_' } else { '-' }).collect()
+    kept.map(|c| {
+        if c.is_ascii_alphanumeric() {
+            c
+        } else if c == '_' {
+            '_'
+        } else {
+            '-'
+        }
+    })
+    .collect()
 }
