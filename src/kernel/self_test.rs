@@ -139,7 +139,7 @@ impl Probe {
 fn probes(facts: &Facts) -> Result<Vec<Probe>> {
     let mut all = Vec::new();
     for format in [(0, 0), (4, 32), (3, 16)] {
-        for (m, cols) in [(1, 97), (3, 160), (7, 97), (37, 97)] {
+        for (m, cols) in [(1, 97), (1, 160), (3, 160), (7, 97), (37, 97), (37, 160)] {
             all.push(linear_probe(facts, format, m, cols, false)?);
         }
     }
@@ -168,7 +168,10 @@ fn probes(facts: &Facts) -> Result<Vec<Probe>> {
 
 fn linear_probe(facts: &Facts, format: (u32, u32), m: usize, cols: usize, gate: bool) -> Result<Probe> {
     let mut p = Probe::new(facts);
-    let (x, y) = (p.tensor("x", m, cols), p.tensor("y", m, 39));
+    // Whole vectors of x where its rows are; single words elsewhere.
+    let aligned = Tensor { slot: p.slot("x", m * cols), offset: 0, rows: m, cols, stride: cols };
+    let x = if cols % 4 == 0 { aligned } else { p.tensor("x", m, cols) };
+    let y = p.tensor("y", m, 39);
     let w = p.weights(format, if gate { 78 } else { 39 }, cols)?;
     let bias = p.slot("bias", 39);
     let e = match gate {
