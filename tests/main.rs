@@ -1,5 +1,6 @@
 //! The integration tests, one binary so that it can travel to machines without a toolchain.
 
+mod embed;
 mod format;
 mod kernels;
 mod models;

@@ -77,7 +77,7 @@ impl Facts {
     /// Rough rates `(bytes/s, flop/s)` for sizing dispatches before anything was measured.
     pub fn rates(&self) -> (f64, f64) {
         match self.info.device_type {
-            wgpu::DeviceType::Cpu => (5e9, 1e10),
+            wgpu::DeviceType::Cpu => (1e9, 2e9),
             wgpu::DeviceType::IntegratedGpu | wgpu::DeviceType::VirtualGpu => (2e10, 2e11),
             _ => (1e11, 1e12),
         }

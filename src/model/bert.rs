@@ -4,10 +4,10 @@ use super::activation;
 use super::llama::stack;
 use super::transformer::{Dimensions, Layer, Linear, Transformer};
 use super::weights::{DeviceMatrix, DeviceNorm, Loader};
+use crate::Result;
 use crate::format::{BertConfig, BertHead};
 use crate::gpu::Buffer;
 use crate::kernel::linear::Activation;
-use crate::Result;
 use std::sync::Arc;
 
 /// What stands on top of BERT, on the device.
@@ -15,9 +15,18 @@ use std::sync::Arc;
 pub(crate) enum Head {
     None,
     /// `logits = norm(act(h T + t)) Eᵀ + b`, for every token.
-    MaskedLm { transform: Linear, activation: Activation, norm: DeviceNorm, decoder: Option<DeviceMatrix>, bias: Arc<Buffer> },
+    MaskedLm {
+        transform: Linear,
+        activation: Activation,
+        norm: DeviceNorm,
+        decoder: Option<DeviceMatrix>,
+        bias: Arc<Buffer>,
+    },
     /// `logits = tanh(h0 P + p) C + c`, from the first token.
-    Classifier { pooler: Linear, classifier: Linear },
+    Classifier {
+        pooler: Linear,
+        classifier: Linear,
+    },
 }
 
 pub(crate) fn load(l: &mut Loader<'_>, c: &BertConfig) -> Result<(Transformer, Head)> {

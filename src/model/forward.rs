@@ -1,9 +1,9 @@
 //! Whole sequences at once, without a cache: logits, hidden states, likelihoods, embeddings.
 
+use super::Model;
 use super::bert::Head;
 use super::transformer::{Context as Seen, Inputs, project};
 use super::weights::Graph;
-use super::Model;
 use crate::gpu::Buffer;
 use crate::kernel::embedding::{Ids, embedding};
 use crate::kernel::linear::{Activation, Epilogue, Residual, linear};

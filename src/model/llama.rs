@@ -2,10 +2,10 @@
 
 use super::transformer::{Dimensions, Layer, Linear, Transformer};
 use super::weights::Loader;
+use crate::Result;
 use crate::format::{LlamaConfig, RopePairing, RopeScaling};
 use crate::kernel::linear::Activation;
 use crate::kernel::rope::Pairing;
-use crate::Result;
 
 pub(crate) fn load(l: &mut Loader<'_>, c: &LlamaConfig) -> Result<Transformer> {
     let (q_rows, kv_rows) = (c.heads * c.head_dim, c.kv_heads * c.head_dim);
@@ -25,11 +25,8 @@ pub(crate) fn load(l: &mut Loader<'_>, c: &LlamaConfig) -> Result<Transformer> {
             down: stack(l, &[(name("mlp.down_proj"), c.hidden)], c.intermediate, c.mlp_bias)?,
         });
     }
-    let factors = if l.checkpoint.has("rope_freqs.weight") {
-        Some(l.checkpoint.vector("rope_freqs.weight", c.head_dim / 2)?)
-    } else {
-        None
-    };
+    let factors =
+        if l.checkpoint.has("rope_freqs.weight") { Some(l.checkpoint.vector("rope_freqs.weight", c.head_dim / 2)?) } else { None };
     let angles = angles(c, factors.as_deref());
     let pairing = match l.checkpoint.rope {
         RopePairing::Half => Pairing::Half,

@@ -4,6 +4,7 @@ mod bert;
 mod llama;
 mod opt;
 mod session;
+mod sliced;
 mod transformer;
 mod weights;
 
@@ -11,6 +12,7 @@ mod forward;
 
 pub use forward::{Outputs, Sequence};
 pub use session::{Generation, Sampling, Session, Token};
+pub use sliced::SlicedGeneration;
 pub use transformer::Dimensions;
 pub use weights::Progress;
 

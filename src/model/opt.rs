@@ -1,11 +1,11 @@
 //! OPT: LayerNorm before or (350M) after each sublayer, learned positions offset by 2, biases everywhere.
 
+use super::activation;
 use super::llama::stack;
 use super::transformer::{Dimensions, Layer, Transformer};
 use super::weights::{Loader, unsupported};
-use super::activation;
-use crate::format::OptConfig;
 use crate::Result;
+use crate::format::OptConfig;
 
 /// PyTorch's default, which OPT's configuration does not name.
 const EPS: f32 = 1e-5;

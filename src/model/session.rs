@@ -1,9 +1,9 @@
 //! Sessions: caches, prompts, generation, forks.
 
+use super::Model;
 use super::forward::bucket;
 use super::transformer::{Context as Seen, Inputs, Transformer};
 use super::weights::Graph;
-use super::Model;
 use crate::gpu::{Buffer, Context, Readback};
 use crate::kernel::norm::Rows;
 use crate::kernel::sample::sample;
@@ -212,7 +212,7 @@ impl Session {
         Ok(g)
     }
 
-    fn bound(&mut self, rows: usize, choose: bool) -> Result<Arc<Bound>> {
+    pub(super) fn bound(&mut self, rows: usize, choose: bool) -> Result<Arc<Bound>> {
         if let Some(b) = self.bounds.get(&(rows, choose)) {
             return Ok(b.clone());
         }
@@ -250,12 +250,96 @@ impl Session {
         Ok(())
     }
 
+    /// Compiles what a prompt of `tokens` tokens and the steps after it need, and measures every dispatch of it, so that slices of
+    /// a time budget are sized by measured times. Begins and ends with empty sequences.
+    ///
+    /// # Errors
+    /// [`Error::Unsupported`] where the device has no timestamps; slices are then sized by estimates.
+    pub async fn calibrate(&mut self, tokens: usize) -> Result<()> {
+        self.warm_up(tokens)?;
+        for rows in [1, bucket(tokens.clamp(1, CHUNK))] {
+            let states = State { count: rows as u32, ..State::default() }.words().repeat(self.histories.len());
+            let bound = self.bound(rows, true)?;
+            self.model.context().write(&self.state, 0, &states)?;
+            bound.calibrate().await?;
+        }
+        self.histories.fill(History::default());
+        Ok(())
+    }
+
     /// Runs the prompts (one for each sequence, at least one token each) and begins to generate. Tokens come from
     /// [`Generation::next`], or on a device of our own by iterating over [`Generation::blocking`].
     ///
     /// # Errors
     /// [`Error::Request`] where a prompt is empty, too long, or holds an unknown token.
     pub fn generate(&mut self, prompts: &[Vec<u32>], sampling: &Sampling) -> Result<Generation<'_>> {
+        let (new, max_tokens) = self.admit(prompts, sampling)?;
+        if max_tokens > 0 {
+            self.prefill(&new, sampling)?;
+        }
+        let alive = vec![max_tokens > 0; new.len()];
+        let mut generation = Generation {
+            session: self,
+            new,
+            stops: sampling.stops.clone(),
+            left: max_tokens,
+            alive,
+            flying: VecDeque::new(),
+            ready: VecDeque::new(),
+            made: 0,
+        };
+        if max_tokens > 0 {
+            generation.left -= 1;
+            generation.fly()?;
+        }
+        Ok(generation)
+    }
+
+    /// Runs the new tokens, the last chunk with a choice at its end.
+    fn prefill(&mut self, new: &[Vec<u32>], s: &Sampling) -> Result<()> {
+        for chunk in 0..chunks(new) {
+            self.begin_chunk(new, s, chunk)?.run(1)?;
+        }
+        Ok(())
+    }
+
+    /// Writes a chunk's tokens and states; returns what is to be run. Chunks are aligned at their ends, so that all sequences
+    /// finish together.
+    pub(super) fn begin_chunk(&mut self, new: &[Vec<u32>], s: &Sampling, chunk: usize) -> Result<Arc<Bound>> {
+        let context = self.model.context().clone();
+        // Of each sequence, the tokens that lie `left` to `left + CHUNK` before its end.
+        let left = (chunks(new) - 1 - chunk) * CHUNK;
+        let parts: Vec<std::ops::Range<usize>> =
+            new.iter().map(|n| n.len().saturating_sub(left + CHUNK)..n.len().saturating_sub(left)).collect();
+        let rows = bucket(parts.iter().map(std::ops::Range::len).max().unwrap_or(0));
+        let mut words = vec![0; new.len() * rows];
+        let mut states = Vec::new();
+        for (i, (n, part)) in new.iter().zip(&parts).enumerate() {
+            words[i * rows..i * rows + part.len()].copy_from_slice(&n[part.clone()]);
+            let state = State {
+                length: (self.histories[i].fed.len() + part.start) as u32,
+                count: part.len() as u32,
+                active: !part.is_empty(),
+                step: self.step,
+                // Sequences of one session draw different numbers.
+                seed: s.seed.wrapping_add(0x9E37_79B9_7F4A_7C15u64.wrapping_mul(i as u64)),
+                temperature: s.temperature,
+                top_k: s.top_k,
+                top_p: s.top_p,
+                min_p: s.min_p,
+                produced: 0,
+                stops: s.stops.clone(),
+            };
+            states.extend(state.words());
+        }
+        context.write(&self.tokens, 0, &words)?;
+        context.write(&self.state, 0, &states)?;
+        self.bound(rows, left == 0)
+    }
+
+    /// Checks the prompts against the model and makes room; returns each sequence's new tokens (a pending one first) and how
+    /// many may be generated.
+    pub(super) fn admit(&mut self, prompts: &[Vec<u32>], sampling: &Sampling) -> Result<(Vec<Vec<u32>>, usize)> {
         let allowed = self.model.dimensions().max_positions;
         if prompts.len() != self.histories.len() {
             return Err(Error::Request(format!("{} prompts for {} sequences", prompts.len(), self.histories.len())));
@@ -277,57 +361,41 @@ impl Session {
         // The last token that is made need not fit into the cache.
         let max_tokens = sampling.max_tokens.min(allowed - longest + 1);
         self.ensure_capacity(longest + max_tokens.saturating_sub(1))?;
-        if max_tokens > 0 {
-            self.prefill(&new, sampling)?;
-        }
-        let alive = vec![max_tokens > 0; new.len()];
-        let mut generation = Generation { session: self, new, stops: sampling.stops.clone(), left: max_tokens, alive, flying: VecDeque::new(), ready: VecDeque::new(), made: 0 };
-        if max_tokens > 0 {
-            generation.left -= 1;
-            generation.fly()?;
-        }
-        Ok(generation)
+        Ok((new, max_tokens))
     }
 
-    /// Runs the new tokens, the last chunk with a choice at its end. Chunks are aligned at their ends, so that all sequences
-    /// finish together.
-    fn prefill(&mut self, new: &[Vec<u32>], s: &Sampling) -> Result<()> {
-        let longest = new.iter().map(Vec::len).max().unwrap_or(0);
-        let chunks = longest.div_ceil(CHUNK);
-        let context = self.model.context().clone();
-        for chunk in 0..chunks {
-            // Of each sequence, the tokens that lie `left` to `left + CHUNK` before its end.
-            let left = (chunks - 1 - chunk) * CHUNK;
-            let parts: Vec<std::ops::Range<usize>> =
-                new.iter().map(|n| n.len().saturating_sub(left + CHUNK)..n.len().saturating_sub(left)).collect();
-            let most = parts.iter().map(std::ops::Range::len).max().unwrap_or(0);
-            let rows = bucket(most);
-            let mut words = vec![0; new.len() * rows];
-            let mut states = Vec::new();
-            for (i, (n, part)) in new.iter().zip(&parts).enumerate() {
-                words[i * rows..i * rows + part.len()].copy_from_slice(&n[part.clone()]);
-                let state = State {
-                    length: (self.histories[i].fed.len() + part.start) as u32,
-                    count: part.len() as u32,
-                    active: !part.is_empty(),
-                    step: self.step,
-                    // Sequences of one session draw different numbers.
-                    seed: s.seed.wrapping_add(0x9E37_79B9_7F4A_7C15u64.wrapping_mul(i as u64)),
-                    temperature: s.temperature,
-                    top_k: s.top_k,
-                    top_p: s.top_p,
-                    min_p: s.min_p,
-                    produced: 0,
-                    stops: s.stops.clone(),
-                };
-                states.extend(state.words());
-            }
-            context.write(&self.tokens, 0, &words)?;
-            context.write(&self.state, 0, &states)?;
-            self.bound(rows, left == 0)?.run(1)?;
-        }
-        Ok(())
+    /// Asks for the tokens of step `made` of a generation.
+    pub(super) fn read_step(&self, made: usize) -> Result<Readback> {
+        let at = |q: usize| 4 * (q * RING + made % RING) as u64;
+        let ranges: Vec<_> = (0..self.histories.len()).map(|q| (&*self.output, at(q)..at(q) + 4)).collect();
+        self.model.context().read_ranges(&ranges)
     }
+
+    /// Notes the tokens of a step: the first one of a generation also fed `new`.
+    pub(super) fn note(&mut self, words: &[Vec<u32>], new: &[Vec<u32>], first: bool, stops: &[u32], alive: &mut [bool]) -> Vec<Token> {
+        let mut tokens = Vec::new();
+        for (q, w) in words.iter().enumerate() {
+            if !alive[q] {
+                continue;
+            }
+            let h = &mut self.histories[q];
+            match h.pending.take().filter(|_| !first) {
+                Some(t) => h.fed.push(t),
+                None => h.fed.extend(&new[q]),
+            }
+            h.pending = Some(w[0]);
+            let stop = stops.contains(&w[0]);
+            alive[q] = !stop;
+            tokens.push(Token { sequence: q, id: w[0], stop });
+        }
+        self.step += 1;
+        tokens
+    }
+}
+
+/// Pieces that a prompt is run in.
+pub(super) fn chunks(new: &[Vec<u32>]) -> usize {
+    new.iter().map(Vec::len).max().unwrap_or(0).div_ceil(CHUNK)
 }
 
 /// Capacity for `tokens` tokens: a power of two of at least 256, but no more than the model's positions (in whole 64s).
@@ -356,10 +424,7 @@ pub struct Generation<'a> {
 impl Generation<'_> {
     /// Asks for the tokens of the step that was submitted last.
     fn fly(&mut self) -> Result<()> {
-        let cell = (self.made + self.flying.len()) % RING;
-        let at = |q: usize| 4 * (q * RING + cell) as u64;
-        let ranges: Vec<_> = (0..self.new.len()).map(|q| (&*self.session.output, at(q)..at(q) + 4)).collect();
-        let readback = self.session.model.context().read_ranges(&ranges)?;
+        let readback = self.session.read_step(self.made + self.flying.len())?;
         self.flying.push_back(readback);
         Ok(())
     }
@@ -390,22 +455,9 @@ impl Generation<'_> {
 
     /// Notes the tokens of a step.
     fn take(&mut self, words: &[Vec<u32>]) {
-        for (q, w) in words.iter().enumerate() {
-            if !self.alive[q] {
-                continue;
-            }
-            let h = &mut self.session.histories[q];
-            match h.pending.take().filter(|_| self.made > 0) {
-                Some(t) => h.fed.push(t),
-                None => h.fed.extend(&self.new[q]),
-            }
-            h.pending = Some(w[0]);
-            let stop = self.stops.contains(&w[0]);
-            self.alive[q] = !stop;
-            self.ready.push_back(Token { sequence: q, id: w[0], stop });
-        }
+        let tokens = self.session.note(words, &self.new, self.made == 0, &self.stops, &mut self.alive);
+        self.ready.extend(tokens);
         self.made += 1;
-        self.session.step += 1;
     }
 
     /// The same as an iterator that blocks; for a device of our own.

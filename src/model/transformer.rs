@@ -1,6 +1,7 @@
 //! One description for Llama, OPT and BERT on the device, and the plans that run it.
 
 use super::weights::{DeviceMatrix, DeviceNorm, Graph};
+use crate::Result;
 use crate::gpu::Buffer;
 use crate::kernel::attention::{Keys, attention};
 use crate::kernel::embedding::{Ids, embedding};
@@ -9,7 +10,6 @@ use crate::kernel::linear::{Activation, Epilogue, Residual, fuses_gate, linear};
 use crate::kernel::norm::{Rows, norm};
 use crate::kernel::rope::{Angles, Cache, Pairing, Qkv, rope};
 use crate::plan::SlotId;
-use crate::Result;
 use crate::tensor::Tensor;
 use std::sync::Arc;
 

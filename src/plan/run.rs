@@ -17,6 +17,8 @@ pub struct Bound {
     pipelines: Vec<Arc<Pipeline>>,
     params: Arc<Buffer>,
     groups: Mutex<Groups>,
+    /// Measured milliseconds of each op; empty until [`Bound::calibrate`].
+    measured_ms: Mutex<Vec<f64>>,
 }
 
 /// Bind groups of every cut of every op, valid for one state of the workspace.
@@ -64,7 +66,7 @@ impl Bound {
         let pipelines = plan.ops.iter().map(|o| context.pipeline(&o.variant)).collect::<Result<Vec<_>>>()?;
         let params = upload_params(&plan, context)?;
         let groups = Mutex::new(Groups { generation: u64::MAX, groups: Arc::default(), _workspace: Vec::new() });
-        let bound = Self { plan, context: context.clone(), external, pipelines, params, groups };
+        let bound = Self { plan, context: context.clone(), external, pipelines, params, groups, measured_ms: Mutex::default() };
         bound.groups()?;
         Ok(bound)
     }
@@ -130,13 +132,13 @@ impl Bound {
 
     fn group(&self, op: &Op, pipeline: &Pipeline, params_at: usize) -> Result<wgpu::BindGroup> {
         let buffers = op.bindings.iter().map(|b| self.buffer(b.slot)).collect::<Result<Vec<_>>>()?;
-        let range = |buffer, offset, size| wgpu::BindingResource::Buffer(wgpu::BufferBinding { buffer, offset, size: std::num::NonZeroU64::new(size) });
+        let range = |buffer, offset, size| {
+            wgpu::BindingResource::Buffer(wgpu::BufferBinding { buffer, offset, size: std::num::NonZeroU64::new(size) })
+        };
         let params = (0, range(self.params.raw(), params_at as u64, 4 * op.params.len() as u64));
         let storage = op.bindings.iter().zip(&buffers).enumerate().map(|(i, (b, buffer))| (i + 1, range(buffer.raw(), b.offset, b.size)));
-        let entries: Vec<_> = std::iter::once(params)
-            .chain(storage)
-            .map(|(i, resource)| wgpu::BindGroupEntry { binding: i as u32, resource })
-            .collect();
+        let entries: Vec<_> =
+            std::iter::once(params).chain(storage).map(|(i, resource)| wgpu::BindGroupEntry { binding: i as u32, resource }).collect();
         Ok(self.context.device().create_bind_group(&wgpu::BindGroupDescriptor {
             label: Some(&op.label),
             layout: &pipeline.layout,
@@ -174,7 +176,8 @@ impl Bound {
     pub fn run(&self, times: usize) -> Result<wgpu::SubmissionIndex> {
         let mut encoder = self.encoder();
         {
-            let mut pass = encoder.begin_compute_pass(&wgpu::ComputePassDescriptor { label: Some(&self.plan.label), timestamp_writes: None });
+            let mut pass =
+                encoder.begin_compute_pass(&wgpu::ComputePassDescriptor { label: Some(&self.plan.label), timestamp_writes: None });
             for _ in 0..times {
                 self.encode(&mut pass)?;
             }
@@ -205,14 +208,30 @@ impl Bound {
     ///
     /// # Errors
     /// As [`Bound::encode`].
-    pub fn sliced(&self) -> Result<SlicedRun<'_>> {
+    pub fn sliced(self: &Arc<Self>) -> Result<SlicedRun> {
         let groups = self.groups()?;
         let mut w = self.context.workspace();
         if w.taken {
             return Err(Error::Request("another run in slices holds the workspace: finish it first".into()));
         }
         w.taken = true;
-        Ok(SlicedRun { bound: self, groups, next: (0, 0) })
+        Ok(SlicedRun { bound: self.clone(), groups, next: (0, 0) })
+    }
+
+    /// Measures every op once, so that slices are sized by measured instead of estimated times.
+    ///
+    /// # Errors
+    /// As [`Bound::profile`].
+    pub async fn calibrate(&self) -> Result<()> {
+        let times = self.profile().await?;
+        *self.measured_ms.lock().unwrap_or_else(PoisonError::into_inner) = times.iter().map(|t| t.us / 1e3).collect();
+        Ok(())
+    }
+
+    /// What op `i` takes, measured where it was, else estimated from bytes and flops.
+    fn cost_ms(&self, i: usize) -> f64 {
+        let measured = self.measured_ms.lock().unwrap_or_else(PoisonError::into_inner);
+        measured.get(i).copied().unwrap_or(self.plan.estimated_ms[i])
     }
 
     /// Times every op by timestamps, each in a pass of its own, over one run.
@@ -265,14 +284,14 @@ const MAX_QUERIES: usize = 4096;
 
 /// A run that is encoded slice by slice, so that a renderer keeps its frame rate. Dropping it abandons the rest.
 #[derive(Debug)]
-pub struct SlicedRun<'a> {
-    bound: &'a Bound,
+pub struct SlicedRun {
+    bound: Arc<Bound>,
     groups: Arc<Vec<Vec<wgpu::BindGroup>>>,
     /// Op and cut to encode next.
     next: (usize, usize),
 }
 
-impl SlicedRun<'_> {
+impl SlicedRun {
     /// Encodes dispatches into `pass` until their estimated time, times `pace`, exceeds `budget_ms`; at least one. `pace` is
     /// the caller's ratio of measured to estimated time (1 at first). Returns the estimated milliseconds of what was encoded,
     /// or `None` once nothing is left.
@@ -280,7 +299,7 @@ impl SlicedRun<'_> {
         let plan = &self.bound.plan;
         let (mut spent, mut any) = (0.0, false);
         while let Some(op) = plan.ops.get(self.next.0) {
-            let cost = plan.estimated_ms[self.next.0] / op.cuts.len() as f64 + DISPATCH_MS;
+            let cost = self.bound.cost_ms(self.next.0) / op.cuts.len() as f64 + DISPATCH_MS;
             if any && (spent + cost) * pace > budget_ms {
                 return Some(spent);
             }
@@ -305,7 +324,7 @@ impl SlicedRun<'_> {
 /// What a dispatch costs beside its work, in the estimates of slices.
 const DISPATCH_MS: f64 = 0.01;
 
-impl Drop for SlicedRun<'_> {
+impl Drop for SlicedRun {
     fn drop(&mut self) {
         self.bound.context.workspace().taken = false;
     }

@@ -6,7 +6,16 @@ use etalon::kernel::state::State;
 #[test]
 fn attention_over_a_cache_matches_the_twin() {
     for (_, facts) in all_facts() {
-        for (d, heads, kv_heads, rows, capacity) in [(64, 9, 3, 1, 128), (64, 9, 3, 21, 128), (64, 2, 2, 37, 64), (32, 8, 1, 1, 64), (20, 2, 1, 5, 64), (16, 4, 2, 5, 64), (80, 2, 2, 3, 192), (128, 4, 1, 2, 1024)] {
+        for (d, heads, kv_heads, rows, capacity) in [
+            (64, 9, 3, 1, 128),
+            (64, 9, 3, 21, 128),
+            (64, 2, 2, 37, 64),
+            (32, 8, 1, 1, 64),
+            (20, 2, 1, 5, 64),
+            (16, 4, 2, 5, 64),
+            (80, 2, 2, 3, 192),
+            (128, 4, 1, 2, 1024),
+        ] {
             let mut t = Bench::new(&facts, d as u64);
             let states: Vec<u32> = [capacity as u32 - rows as u32, 0]
                 .iter()

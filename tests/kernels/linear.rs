@@ -46,7 +46,11 @@ fn every_format_and_shape_matches_the_twin() {
     for (name, facts) in all_facts().into_iter().take(2) {
         for (i, format) in formats().into_iter().chain(k_quants()).enumerate() {
             let k_quant = i >= formats().len();
-            for (j, (m, k, n)) in [(1, 65, 7), (2, 96, 33), (5, 64, 9), (11, 80, 37)].into_iter().enumerate() {
+            // A vector and a tile for every format; the widths between for some of them, since compiling takes most of the time.
+            for (j, (m, k, n)) in [(1, 65, 7), (11, 80, 37), (2, 96, 33), (5, 64, 9)].into_iter().enumerate() {
+                if j >= 2 && i % 5 != 0 {
+                    continue;
+                }
                 let k = if k_quant { 256 * (1 + j % 2) } else { k };
                 let mut t = Bench::new(&facts, 100 * i as u64 + j as u64);
                 let values = t.random_values(m * k);

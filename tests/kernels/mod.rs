@@ -121,9 +121,7 @@ impl Bench {
 pub fn random_weights(rng: &mut StdRng, format: &Format, rows: usize, cols: usize) -> (Vec<u32>, Vec<u32>, Vec<f32>) {
     let values: Vec<f32> = (0..rows * cols).map(|_| rng.random_range(-1.0f32..1.0)).collect();
     let halves = |bits: Vec<u16>| -> Vec<u32> {
-        bits.chunks(cols)
-            .flat_map(|row| row.chunks(2).map(|p| u32::from(p[0]) | u32::from(p.get(1).copied().unwrap_or(0)) << 16))
-            .collect()
+        bits.chunks(cols).flat_map(|row| row.chunks(2).map(|p| u32::from(p[0]) | u32::from(p.get(1).copied().unwrap_or(0)) << 16)).collect()
     };
     match format {
         Format::F32 => (values.iter().map(|v| v.to_bits()).collect(), Vec::new(), values),
