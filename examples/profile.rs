@@ -18,7 +18,12 @@ fn table(title: &str, times: &[OpTime]) {
     let mut rows: Vec<_> = by.into_iter().collect();
     rows.sort_by(|a, b| b.1.0.total_cmp(&a.1.0));
     for (name, (us, bytes, flops, n)) in rows {
-        println!("{n:5} x {:9.1} us {:8.2} GB/s {:9.2} GFLOP/s  {name}", us / f64::from(n), bytes as f64 / us / 1e3, flops as f64 / us / 1e3);
+        println!(
+            "{n:5} x {:9.1} us {:8.2} GB/s {:9.2} GFLOP/s  {name}",
+            us / f64::from(n),
+            bytes as f64 / us / 1e3,
+            flops as f64 / us / 1e3
+        );
     }
 }
 

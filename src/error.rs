@@ -8,7 +8,9 @@ pub type Result<T, E = Error> = std::result::Result<T, E>;
 #[non_exhaustive]
 pub enum Error {
     /// No adapter answered to the request.
-    #[error("no GPU adapter found{wanted}: install a Vulkan driver (on Debian: apt-get install mesa-vulkan-drivers) or choose another with `etalon devices`")]
+    #[error(
+        "no GPU adapter found{wanted}: install a Vulkan driver (on Debian: apt-get install mesa-vulkan-drivers) or choose another with `etalon devices`"
+    )]
     NoAdapter {
         /// What was asked for, with a leading space, or empty.
         wanted: String,
@@ -22,7 +24,9 @@ pub enum Error {
         message: String,
     },
     /// The device ran out of memory.
-    #[error("out of device memory while allocating {bytes} bytes for {what} ({in_use} bytes in use): use a smaller model, a shorter context or fewer bits")]
+    #[error(
+        "out of device memory while allocating {bytes} bytes for {what} ({in_use} bytes in use): use a smaller model, a shorter context or fewer bits"
+    )]
     OutOfMemory {
         /// The object that was being allocated.
         what: String,

@@ -58,7 +58,8 @@ fn a_plan_refuses_a_variant_for_another_subgroup_size() {
         });
         let bindings = bindings.collect();
         let twin = Twin::new(|_| Vec::new());
-        let spec = OpSpec { label: "x".into(), variant: tuned.clone(), params: Vec::new(), bindings, grid: [1; 3], bytes: 0, flops: 0, twin };
+        let spec =
+            OpSpec { label: "x".into(), variant: tuned.clone(), params: Vec::new(), bindings, grid: [1; 3], bytes: 0, flops: 0, twin };
         let e = b.push(spec).unwrap_err().to_string();
         assert!(e.contains("needs subgroups of exactly 8"), "{e}");
     }

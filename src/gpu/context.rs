@@ -81,12 +81,7 @@ impl Context {
             (required_features(&adapter), required_limits(&adapter))
         };
         let (device, queue) = adapter
-            .request_device(&wgpu::DeviceDescriptor {
-                label: Some("etalon"),
-                required_features,
-                required_limits,
-                ..Default::default()
-            })
+            .request_device(&wgpu::DeviceDescriptor { label: Some("etalon"), required_features, required_limits, ..Default::default() })
             .await
             .map_err(|e| Error::Device { what: format!("opening {}", adapter.get_info().name), message: e.to_string() })?;
         let facts = Facts::of(&device);
@@ -241,12 +236,7 @@ impl Context {
         }
         let memory = self.0.device.push_error_scope(wgpu::ErrorFilter::OutOfMemory);
         let invalid = self.0.device.push_error_scope(wgpu::ErrorFilter::Validation);
-        let raw = self.0.device.create_buffer(&wgpu::BufferDescriptor {
-            label: Some(label),
-            size,
-            usage,
-            mapped_at_creation: false,
-        });
+        let raw = self.0.device.create_buffer(&wgpu::BufferDescriptor { label: Some(label), size, usage, mapped_at_creation: false });
         let (invalid, memory) = (now(invalid.pop()).flatten(), now(memory.pop()).flatten());
         if memory.is_some() {
             return Err(Error::OutOfMemory { what: label.into(), bytes: size, in_use: self.memory().now });

@@ -7,8 +7,8 @@ mod context;
 mod facts;
 mod pipeline;
 
+pub(crate) use buffer::lock;
 pub use buffer::{Buffer, MemoryReport};
 pub use context::{Context, ContextOptions, Readback};
 pub use facts::{Facts, required_features, required_limits};
-pub(crate) use buffer::lock;
 pub(crate) use pipeline::Pipeline;

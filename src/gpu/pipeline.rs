@@ -39,10 +39,8 @@ fn create(device: &wgpu::Device, cache: Option<&wgpu::PipelineCache>, variant: &
     let name = variant.name();
     let source = variant.wgsl(Target::Native)?;
     let scope = device.push_error_scope(wgpu::ErrorFilter::Validation);
-    let module = device.create_shader_module(wgpu::ShaderModuleDescriptor {
-        label: Some(&name),
-        source: wgpu::ShaderSource::Wgsl(source.into()),
-    });
+    let module =
+        device.create_shader_module(wgpu::ShaderModuleDescriptor { label: Some(&name), source: wgpu::ShaderSource::Wgsl(source.into()) });
     let entries: Vec<_> = std::iter::once(wgpu::BufferBindingType::Uniform)
         .chain(variant.access.iter().map(|a| wgpu::BufferBindingType::Storage { read_only: *a == Access::Read }))
         .enumerate()
@@ -53,8 +51,7 @@ fn create(device: &wgpu::Device, cache: Option<&wgpu::PipelineCache>, variant: &
             count: None,
         })
         .collect();
-    let layout =
-        device.create_bind_group_layout(&wgpu::BindGroupLayoutDescriptor { label: Some(&name), entries: &entries });
+    let layout = device.create_bind_group_layout(&wgpu::BindGroupLayoutDescriptor { label: Some(&name), entries: &entries });
     let pipeline_layout = device.create_pipeline_layout(&wgpu::PipelineLayoutDescriptor {
         label: Some(&name),
         bind_group_layouts: &[Some(&layout)],

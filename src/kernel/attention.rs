@@ -42,7 +42,8 @@ fn variant(facts: &Facts, head_dim: usize, causal: bool, group: usize, rows: usi
         let side = i64::from(rows >= ROWS_OVER_LANES);
         let (heads, blocks) = lanes(head_dim, group, rows);
         let blocks = if side == 1 { blocks as i64 } else { 1 };
-        let defines = vec![("D", head_dim as i64), ("CAUSAL", i64::from(causal)), ("SIDE", side), ("HEADS", heads as i64), ("BLOCKS", blocks)];
+        let defines =
+            vec![("D", head_dim as i64), ("CAUSAL", i64::from(causal)), ("SIDE", side), ("HEADS", heads as i64), ("BLOCKS", blocks)];
         let source = include_str!("../../shaders/attention_lanes.wgsl");
         return Variant { kernel: "attention_lanes", source, defines, access: &ACCESS, subgroup: Some(8) };
     }

@@ -169,7 +169,15 @@ fn variant(facts: &Facts, shape: Shape, format: &Format, cols: usize, f: &Flags)
             // Blocks of 32 weights over the invocations: short rows would leave most of a large workgroup idle.
             let wg = if cols >= 4096 { 128 } else { 64 };
             let sg = i64::from(subgroup.unwrap_or(0));
-            let more = vec![("WG", wg), ("SG", sg), ("ROWS", rows), ("COLS", c as i64), ("GATE", i64::from(f.gate)), ("XV", i64::from(f.x_vec4)), ktail];
+            let more = vec![
+                ("WG", wg),
+                ("SG", sg),
+                ("ROWS", rows),
+                ("COLS", c as i64),
+                ("GATE", i64::from(f.gate)),
+                ("XV", i64::from(f.x_vec4)),
+                ktail,
+            ];
             ("linear_vec", include_str!("../../shaders/linear_vec.wgsl"), subgroup, more)
         }
         Shape::LanesVec { m: c } => {
@@ -198,7 +206,8 @@ pub(crate) fn variants(facts: &Facts) -> Vec<Variant> {
     for m in 1..=FEW + 1 {
         let fuses = fuses_gate(facts, m);
         let mut add = |format, (cols, x_vec4), gate: i64, bias: i64, residual, activation| {
-            let flags = Flags { gate: fuses && gate % 2 == 1, bias: bias % 2 == 1, residual: residual % 3, activation: activation % 6, x_vec4 };
+            let flags =
+                Flags { gate: fuses && gate % 2 == 1, bias: bias % 2 == 1, residual: residual % 3, activation: activation % 6, x_vec4 };
             out.push(variant(facts, shape(facts, m), format, cols, &flags));
         };
         // Row lengths on either side of what the variants tell apart, with and without vectors of x.

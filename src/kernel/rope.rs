@@ -113,7 +113,8 @@ pub(crate) fn variants(_: &Facts) -> Vec<Variant> {
 pub fn rope(b: &mut Builder, label: &str, state: SlotId, x: &Qkv, cache: &Cache, pairing: Pairing, angles: Option<&Angles>) -> Result<()> {
     let (rows, d) = (x.q.rows, cache.head_dim);
     let fits = d % 2 == 0 && x.q.cols % d.max(1) == 0 && x.k.cols == cache.kv_heads * d && x.v.cols == x.k.cols;
-    if !fits || rows % cache.sequences.max(1) != 0 || x.k.rows != rows || x.v.rows != rows || angles.is_none() != (pairing == Pairing::None) {
+    if !fits || rows % cache.sequences.max(1) != 0 || x.k.rows != rows || x.v.rows != rows || angles.is_none() != (pairing == Pairing::None)
+    {
         return Err(Error::shape("rope", format!("{label}: q ({rows}, {}), k ({}, {}), head {d}", x.q.cols, x.k.rows, x.k.cols)));
     }
     let stacked = x.is_stacked();

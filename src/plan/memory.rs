@@ -43,10 +43,7 @@ pub(crate) fn plan(slots: &[Slot], ops: &[Op]) -> Result<MemoryPlan, String> {
     for (i, b) in rank.iter().enumerate() {
         place[*b] = i;
     }
-    Ok(MemoryPlan {
-        buffer: buffer.into_iter().map(|b| b.map(|b| place[b])).collect(),
-        sizes: rank.iter().map(|b| sizes[*b]).collect(),
-    })
+    Ok(MemoryPlan { buffer: buffer.into_iter().map(|b| b.map(|b| place[b])).collect(), sizes: rank.iter().map(|b| sizes[*b]).collect() })
 }
 
 /// First and last op that touch each transient slot.

@@ -13,9 +13,9 @@ pub use build::{Builder, OpSpec, Window};
 pub use run::{Bound, OpTime, SlicedRun};
 pub use verify::{Expected, Judge, Snapshot, Tolerance, Twin, Verified};
 
+use crate::Result;
 use crate::gpu::{Buffer, Context, Facts};
 use crate::kernel::{Access, Variant};
-use crate::Result;
 use std::fmt::Write as _;
 use std::sync::Arc;
 
@@ -129,14 +129,7 @@ impl Plan {
         for (i, op) in self.ops.iter().enumerate() {
             let grid = op.cuts.iter().map(|(_, g)| format!("{}x{}x{}", g[0], g[1], g[2])).collect::<Vec<_>>().join("+");
             // Writing to a String cannot fail.
-            let _ = writeln!(
-                out,
-                "{i:4} {:28} {:48} {grid:16} {:>12} B {:>14} flop",
-                op.label,
-                op.variant.name(),
-                op.bytes,
-                op.flops
-            );
+            let _ = writeln!(out, "{i:4} {:28} {:48} {grid:16} {:>12} B {:>14} flop", op.label, op.variant.name(), op.bytes, op.flops);
         }
         out
     }

@@ -176,7 +176,9 @@ fn compare(op: &Op, before: &Snapshot, after: &[Vec<u32>]) -> std::result::Resul
     let mut touched: Vec<Vec<bool>> = after.iter().map(|w| vec![false; w.len()]).collect();
     for expected in (op.twin.0)(before) {
         let (binding, at) = match &expected {
-            Expected::Floats { binding, at, .. } | Expected::Words { binding, at, .. } | Expected::Choice { binding, at, .. } => (*binding, at),
+            Expected::Floats { binding, at, .. } | Expected::Words { binding, at, .. } | Expected::Choice { binding, at, .. } => {
+                (*binding, at)
+            }
         };
         let got = &after[binding];
         for a in at {
@@ -194,7 +196,12 @@ fn compare(op: &Op, before: &Snapshot, after: &[Vec<u32>]) -> std::result::Resul
     }
     for (j, t) in touched.iter().enumerate().filter(|(j, _)| op.access(*j) == Access::Write) {
         if let Some(a) = (0..t.len()).find(|a| !t[*a] && after[j][*a] != before.windows[j][*a]) {
-            return Err(format!("word {a} of binding {} changed from {:#x} to {:#x}, and nothing should have", j + 1, before.windows[j][a], after[j][a]));
+            return Err(format!(
+                "word {a} of binding {} changed from {:#x} to {:#x}, and nothing should have",
+                j + 1,
+                before.windows[j][a],
+                after[j][a]
+            ));
         }
     }
     Ok(v)

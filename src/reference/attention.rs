@@ -24,7 +24,8 @@ pub(crate) fn twin(causal: bool, sequences: usize, q_heads: usize) -> Twin {
         let [capacity, first_head, first_sequence] = [p[16], p[17], p[18]];
         let scale = f64::from(f32::from_bits(s.params()[4 + 19]));
         // Offsets of q and o count from row 0 of the first sequence, and may wrap.
-        let word = |offset: usize, stride: usize, row: usize, head: usize| (offset as u32).wrapping_add((row * stride + head * d) as u32) as usize;
+        let word =
+            |offset: usize, stride: usize, row: usize, head: usize| (offset as u32).wrapping_add((row * stride + head * d) as u32) as usize;
         let take = |binding: usize, at: usize| s.f32(binding)[at..at + d].iter().map(|v| f64::from(*v)).collect::<Vec<_>>();
         let (mut at, mut want, mut magnitude, mut most) = (Vec::new(), Vec::new(), Vec::new(), 0);
         for sequence in first_sequence..first_sequence + sequences {
@@ -37,7 +38,9 @@ pub(crate) fn twin(causal: bool, sequences: usize, q_heads: usize) -> Twin {
                     let kv = head / group - first_head / group;
                     let q = take(1, word(p[4], p[5], row, head));
                     let rows_of = |binding: usize, b: usize| -> Vec<Vec<f64>> {
-                        (0..seen).map(|j| take(binding, p[b] + (sequence - first_sequence) * p[b + 1] + kv * p[b + 2] + j * p[b + 3])).collect()
+                        (0..seen)
+                            .map(|j| take(binding, p[b] + (sequence - first_sequence) * p[b + 1] + kv * p[b + 2] + j * p[b + 3]))
+                            .collect()
                     };
                     for (i, (v, m)) in attend(&q, &rows_of(2, 8), &rows_of(3, 12), scale).into_iter().enumerate() {
                         at.push(word(p[6], p[7], row, head) + i);

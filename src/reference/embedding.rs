@@ -10,11 +10,7 @@ pub(crate) fn twin(format: Format, by_position: bool, add: bool, rows: usize) ->
         let scales = if matches!(format, Format::Quant(_)) { s.words(3) } else { &[] };
         let (mut at, mut want, mut bits) = (Vec::new(), Vec::new(), Vec::new());
         for row in 0..rows {
-            let id = if by_position {
-                s.words(0)[row / p[8] * 32] as usize + row % p[8] + p[9]
-            } else {
-                s.words(0)[p[7] + row] as usize
-            };
+            let id = if by_position { s.words(0)[row / p[8] * 32] as usize + row % p[8] + p[9] } else { s.words(0)[p[7] + row] as usize };
             let id = id.min(p[10]);
             if id < first || id - first >= table_rows {
                 continue;

@@ -102,17 +102,21 @@ pub(crate) fn twin(sequences: usize) -> Twin {
             let logits = s.f32(0)[p[1] + q * p[2]..][..vocabulary].to_vec();
             let cell = q * ring + state.produced as usize % ring;
             let before = state.clone();
-            out.push(Expected::Choice {
-                binding: 3,
-                at: vec![cell],
-                judge: Box::new(move |w| judge(&logits, &before, w[cell] as usize)),
-            });
+            out.push(Expected::Choice { binding: 3, at: vec![cell], judge: Box::new(move |w| judge(&logits, &before, w[cell] as usize)) });
             // Which token it is decides whether the sequence stops: word 2 is judged by property.
-            out.push(Expected::Choice { binding: 2, at: vec![q], judge: Box::new(move |w| if (w[q] as usize) < vocabulary { Ok(()) } else { Err("next token".into()) }) });
+            out.push(Expected::Choice {
+                binding: 2,
+                at: vec![q],
+                judge: Box::new(move |w| if (w[q] as usize) < vocabulary { Ok(()) } else { Err("next token".into()) }),
+            });
             let at = q * WORDS;
             let want = [(at, state.length + state.count), (at + 1, 1), (at + 3, state.step + 1), (at + 10, state.produced + 1)];
             out.push(Expected::Words { binding: 1, at: want.iter().map(|w| w.0).collect(), want: want.iter().map(|w| w.1).collect() });
-            out.push(Expected::Choice { binding: 1, at: vec![at + 2], judge: Box::new(move |w| if w[at + 2] <= 1 { Ok(()) } else { Err("active flag".into()) }) });
+            out.push(Expected::Choice {
+                binding: 1,
+                at: vec![at + 2],
+                judge: Box::new(move |w| if w[at + 2] <= 1 { Ok(()) } else { Err("active flag".into()) }),
+            });
         }
         out
     })

@@ -58,8 +58,7 @@ fn smollm2_greedy_tokens() {
     let reference = json("smollm2/smollm2.json");
     let mut session = Session::new(&model, 1).unwrap();
     let sampling = Sampling { max_tokens: 32, ..Sampling::default() };
-    let got: Vec<u32> =
-        session.generate(&[list(&reference["prompt_ids"])], &sampling).unwrap().blocking().map(|t| t.unwrap().id).collect();
+    let got: Vec<u32> = session.generate(&[list(&reference["prompt_ids"])], &sampling).unwrap().blocking().map(|t| t.unwrap().id).collect();
     assert_eq!(got, list(&reference["greedy_32"]));
 }
 
