@@ -135,7 +135,7 @@ fn a_program_that_draws_generates_beside_it() {
     session.warm_up(7).unwrap();
     let sampling = Sampling { max_tokens: 12, ..Sampling::default() };
     let prompt = vec![5, 6, 7, 8, 9, 10, 11];
-    let mut generation = session.generate_sliced(&[prompt.clone()], &sampling).unwrap();
+    let mut generation = session.generate_sliced(std::slice::from_ref(&prompt), &sampling).unwrap();
     let (mut tokens, mut frames) = (Vec::new(), 0);
     while !generation.is_done() {
         let mut encoder = host.encoder();

@@ -1,5 +1,8 @@
 //! The integration tests, one binary so that it can travel to machines without a toolchain.
 
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "a test fails by panicking")]
+#![allow(clippy::type_complexity, reason = "tables of cases")]
+
 mod embed;
 mod format;
 mod kernels;

@@ -79,14 +79,15 @@ struct Strides {
 ///
 /// # Errors
 /// [`Error::Shape`] where the operands do not fit each other; [`Error::Limit`].
+#[expect(clippy::too_many_arguments, reason = "a kernel's operands")]
 pub fn attention(b: &mut Builder, label: &str, state: SlotId, x: &Qkv, keys: &Keys, head_dim: usize, scale: f32, o: &Tensor) -> Result<()> {
     let (sequences, kv_heads, capacity, causal) = match keys {
         Keys::Cache(c) => (c.sequences, c.kv_heads, c.capacity, true),
         Keys::Activations { causal, sequences, kv_heads } => (*sequences, *kv_heads, x.q.rows / (*sequences).max(1), *causal),
     };
     let heads = x.q.cols / head_dim.max(1);
-    let fits = heads * head_dim == x.q.cols && kv_heads > 0 && heads % kv_heads == 0 && (o.rows, o.cols) == (x.q.rows, x.q.cols);
-    if !fits || sequences == 0 || x.q.rows % sequences != 0 {
+    let fits = heads * head_dim == x.q.cols && kv_heads > 0 && heads.is_multiple_of(kv_heads) && (o.rows, o.cols) == (x.q.rows, x.q.cols);
+    if !fits || sequences == 0 || !x.q.rows.is_multiple_of(sequences) {
         let (q, k) = (&x.q, &x.k);
         return Err(Error::shape("attention", format!("{label}: q ({}, {}), k ({}, {}), head {head_dim}", q.rows, q.cols, k.rows, k.cols)));
     }

@@ -51,7 +51,7 @@ pub fn embedding(b: &mut Builder, label: &str, ids: &Ids, table: &Matrix, y: &Te
     // Positions count rows from the start of their sequence: those outputs are not cut.
     let chunks = match ids {
         Ids::Buffer(..) => b.row_chunks(y.rows, y.stride)?,
-        Ids::Position { .. } => vec![0..y.rows],
+        Ids::Position { .. } => std::iter::once(0..y.rows).collect(),
     };
     for rows in chunks {
         let part = y.slice_rows(rows.clone());

@@ -159,7 +159,7 @@ struct Flags {
 fn variant(facts: &Facts, shape: Shape, format: &Format, cols: usize, f: &Flags) -> Variant {
     let mut defines = format_defines(format);
     defines.extend([("BIAS", i64::from(f.bias)), ("RES", f.residual), ("ACT", f.activation)]);
-    let ktail = ("KTAIL", i64::from(cols % 32 != 0));
+    let ktail = ("KTAIL", i64::from(!cols.is_multiple_of(32)));
     let n = 3 + usize::from(matches!(format, Format::Quant(_))) + usize::from(f.bias) + usize::from(f.residual == 1);
     let access = &ACCESS[..n];
     let (kernel, source, subgroup, more): (_, _, _, Vec<(&'static str, i64)>) = match shape {
@@ -186,7 +186,7 @@ fn variant(facts: &Facts, shape: Shape, format: &Format, cols: usize, f: &Flags)
             ("linear_lanes", include_str!("../../shaders/linear_lanes.wgsl"), Some(8), more)
         }
         Shape::LanesTile => {
-            let ktail = ("KTAIL", i64::from(cols % 4 != 0));
+            let ktail = ("KTAIL", i64::from(!cols.is_multiple_of(4)));
             let more = vec![("SIDE", 1), ("ROWS", 4), ("COLS", 32), ("GATE", 0), ktail];
             ("linear_lanes", include_str!("../../shaders/linear_lanes.wgsl"), Some(8), more)
         }
@@ -247,11 +247,10 @@ pub fn linear(b: &mut Builder, label: &str, x: &Tensor, w: &Matrix, y: &Tensor, 
         let (xr, xc, wr, wc, yr, yc) = (x.rows, x.cols, w.rows, w.cols, y.rows, y.cols);
         return Err(Error::shape("linear", format!("{label}: ({xr}, {xc}) times ({wr}, {wc})ᵀ into ({yr}, {yc})")));
     }
-    if let Residual::Add(r) = &e.residual {
-        if (r.rows, r.cols) != (y.rows, y.cols) {
+    if let Residual::Add(r) = &e.residual
+        && (r.rows, r.cols) != (y.rows, y.cols) {
             return Err(Error::shape("linear", format!("{label}: residual ({}, {}) on ({}, {})", r.rows, r.cols, y.rows, y.cols)));
         }
-    }
     if e.gate && (w.segments.len() != 1 || !w.rows.is_multiple_of(2) || !fuses_gate(b.facts(), x.rows)) {
         return Err(Error::shape("linear", format!("{label}: the gate cannot be fused here")));
     }

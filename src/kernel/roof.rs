@@ -38,7 +38,7 @@ pub(crate) fn variants(_: &Facts) -> Vec<Variant> {
 /// # Errors
 /// [`Error::Shape`] where that is not so; [`Error::Limit`].
 pub fn copy(b: &mut Builder, label: &str, x: &Tensor, y: &Tensor) -> Result<()> {
-    let whole = |t: &Tensor| t.stride == t.cols && t.cols % 4 == 0 && t.offset % 4 == 0;
+    let whole = |t: &Tensor| t.stride == t.cols && t.cols.is_multiple_of(4) && t.offset.is_multiple_of(4);
     if (x.rows, x.cols) != (y.rows, y.cols) || !whole(x) || !whole(y) {
         return Err(Error::shape("roof", format!("{label}: copy ({}, {}) to ({}, {}) in whole vectors", x.rows, x.cols, y.rows, y.cols)));
     }

@@ -109,10 +109,9 @@ pub(crate) fn variants(_: &Facts) -> Vec<Variant> {
 ///
 /// # Errors
 /// [`Error::Shape`] where the operands do not fit each other; [`Error::Limit`].
-#[allow(clippy::too_many_arguments, reason = "a kernel's operands")]
 pub fn rope(b: &mut Builder, label: &str, state: SlotId, x: &Qkv, cache: &Cache, pairing: Pairing, angles: Option<&Angles>) -> Result<()> {
     let (rows, d) = (x.q.rows, cache.head_dim);
-    let fits = d % 2 == 0 && x.q.cols % d.max(1) == 0 && x.k.cols == cache.kv_heads * d && x.v.cols == x.k.cols;
+    let fits = d % 2 == 0 && x.q.cols.is_multiple_of(d.max(1)) && x.k.cols == cache.kv_heads * d && x.v.cols == x.k.cols;
     if !fits || rows % cache.sequences.max(1) != 0 || x.k.rows != rows || x.v.rows != rows || angles.is_none() != (pairing == Pairing::None)
     {
         return Err(Error::shape("rope", format!("{label}: q ({rows}, {}), k ({}, {}), head {d}", x.q.cols, x.k.rows, x.k.cols)));

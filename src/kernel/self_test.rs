@@ -170,7 +170,7 @@ fn linear_probe(facts: &Facts, format: (u32, u32), m: usize, cols: usize, gate: 
     let mut p = Probe::new(facts);
     // Whole vectors of x where its rows are; single words elsewhere.
     let aligned = Tensor { slot: p.slot("x", m * cols), offset: 0, rows: m, cols, stride: cols };
-    let x = if cols % 4 == 0 { aligned } else { p.tensor("x", m, cols) };
+    let x = if cols.is_multiple_of(4) { aligned } else { p.tensor("x", m, cols) };
     let y = p.tensor("y", m, 39);
     let w = p.weights(format, if gate { 78 } else { 39 }, cols)?;
     let bias = p.slot("bias", 39);

@@ -25,7 +25,7 @@ pub struct SlicedGeneration {
     asked: usize,
     made: usize,
     alive: Vec<bool>,
-    reading: Option<Pin<Box<dyn Future<Output = Result<Vec<Vec<u32>>>> + Send>>>,
+    reading: Option<Reading>,
     ready: VecDeque<Token>,
     /// Measured over estimated time, smoothed.
     pace: f64,
@@ -33,6 +33,9 @@ pub struct SlicedGeneration {
     /// The run that was encoded last ends with a choice.
     chooses: bool,
 }
+
+/// The words of each sequence's token, on their way.
+type Reading = Pin<Box<dyn Future<Output = Result<Vec<Vec<u32>>>> + Send>>;
 
 impl std::fmt::Debug for SlicedGeneration {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {

@@ -20,8 +20,11 @@ pub(crate) struct DeviceMatrix {
     pub(crate) rows: usize,
     pub(crate) cols: usize,
     pub(crate) format: Format,
-    segments: Vec<(Range<usize>, Arc<Buffer>, Option<Arc<Buffer>>)>,
+    segments: Vec<DeviceSegment>,
 }
+
+/// Rows, data, scales.
+type DeviceSegment = (Range<usize>, Arc<Buffer>, Option<Arc<Buffer>>);
 
 /// Gains and biases of a norm on the device.
 #[derive(Debug, Clone)]

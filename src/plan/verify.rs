@@ -106,7 +106,9 @@ impl std::fmt::Debug for Expected {
 
 /// The CPU twin of one op.
 #[derive(Clone)]
-pub struct Twin(Arc<dyn Fn(&Snapshot) -> Vec<Expected> + Send + Sync>);
+pub struct Twin(Arc<TwinFn>);
+
+type TwinFn = dyn Fn(&Snapshot) -> Vec<Expected> + Send + Sync;
 
 impl Twin {
     /// Wraps a function of what was bound.

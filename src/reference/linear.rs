@@ -64,9 +64,9 @@ pub(crate) fn twin(format: Format, weight_rows: usize, bias: bool, residual: i64
             }
         }
         let (mut at, mut want, mut magnitude) = (Vec::new(), Vec::new(), Vec::new());
-        for r in 0..m {
+        for (r, sums) in sums.iter().enumerate() {
             for c in 0..n {
-                let (mut v, mut mag) = sums[r][c];
+                let (mut v, mut mag) = sums[c];
                 if bias {
                     let b = f64::from(s.f32(3 + quant)[b_offset + c]);
                     (v, mag) = (v + b, mag + b.abs());
@@ -75,9 +75,9 @@ pub(crate) fn twin(format: Format, weight_rows: usize, bias: bool, residual: i64
                 // The derivative of every activation is at most about 1.1: an error of the sum passes through as it is.
                 (v, mag) = (a, mag.max(a_mag));
                 if gate {
-                    let (g, g_mag) = activate(Activation::Silu, sums[r][c].0);
-                    let (u, u_mag) = sums[r][n + c];
-                    (v, mag) = (g * u, (g_mag.max(sums[r][c].1)) * u_mag.max(u.abs()));
+                    let (g, g_mag) = activate(Activation::Silu, sums[c].0);
+                    let (u, u_mag) = sums[n + c];
+                    (v, mag) = (g * u, (g_mag.max(sums[c].1)) * u_mag.max(u.abs()));
                 }
                 let y = y_offset + r * y_stride + c;
                 let add = match residual {
