@@ -37,7 +37,7 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     let tokens: Vec<u32> = (0..prompt as u32).map(|i| 100 + i % 1000).collect();
     if model.is_decoder() {
         let mut session = Session::new(&model, 1)?;
-        for t in session.generate(&[tokens.clone()], &Sampling { max_tokens: 2, ..Sampling::default() })?.blocking() {
+        for t in session.generate(std::slice::from_ref(&tokens), &Sampling { max_tokens: 2, ..Sampling::default() })?.blocking() {
             t?;
         }
         let times = context.block_on(session.profile(1))?;

@@ -248,9 +248,10 @@ pub fn linear(b: &mut Builder, label: &str, x: &Tensor, w: &Matrix, y: &Tensor, 
         return Err(Error::shape("linear", format!("{label}: ({xr}, {xc}) times ({wr}, {wc})ᵀ into ({yr}, {yc})")));
     }
     if let Residual::Add(r) = &e.residual
-        && (r.rows, r.cols) != (y.rows, y.cols) {
-            return Err(Error::shape("linear", format!("{label}: residual ({}, {}) on ({}, {})", r.rows, r.cols, y.rows, y.cols)));
-        }
+        && (r.rows, r.cols) != (y.rows, y.cols)
+    {
+        return Err(Error::shape("linear", format!("{label}: residual ({}, {}) on ({}, {})", r.rows, r.cols, y.rows, y.cols)));
+    }
     if e.gate && (w.segments.len() != 1 || !w.rows.is_multiple_of(2) || !fuses_gate(b.facts(), x.rows)) {
         return Err(Error::shape("linear", format!("{label}: the gate cannot be fused here")));
     }
