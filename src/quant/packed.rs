@@ -338,7 +338,6 @@ fn stored_scale(scale: f64, as_f16: bool) -> Result<f32> {
 }
 
 #[cfg(test)]
-#[expect(clippy::unwrap_used, reason = "a failed test panics")]
 mod tests {
     use super::*;
 

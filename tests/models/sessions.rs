@@ -76,13 +76,13 @@ fn forks_truncation_and_growth_give_what_a_fresh_run_gives() {
     for cut in [1, 15, 16, 17, 63, 64, 65] {
         let tokens: Vec<u32> = (0..limit as u32 - 20).map(|i| (i * 37 + 11) % 512).collect();
         let mut session = Session::new(&model, 1).unwrap();
-        generate(&mut session, &[tokens.clone()], &greedy(1));
+        generate(&mut session, std::slice::from_ref(&tokens), &greedy(1));
         session.truncate(0, cut);
         let mut fork = session.fork().unwrap();
         let more: Vec<u32> = vec![7, 8, 9];
         let whole: Vec<u32> = tokens[..cut].iter().chain(&more).copied().collect();
         let fresh = generate(&mut Session::new(&model, 1).unwrap(), &[whole], &greedy(8));
-        assert_eq!(generate(&mut session, &[more.clone()], &greedy(8)), fresh, "truncated to {cut}");
+        assert_eq!(generate(&mut session, std::slice::from_ref(&more), &greedy(8)), fresh, "truncated to {cut}");
         assert_eq!(generate(&mut fork, &[more], &greedy(8)), fresh, "forked at {cut}");
     }
 }
