@@ -438,7 +438,9 @@ impl Generation<'_> {
             if let Some(t) = self.ready.pop_front() {
                 return Ok(Some(t));
             }
-            while self.left > 0 && self.flying.len() < AHEAD && self.alive.contains(&true) {
+            // Nothing is put behind the prompt, so that its token comes as soon as it can.
+            let room = if self.made == 0 { 1 } else { AHEAD };
+            while self.left > 0 && self.flying.len() < room && self.alive.contains(&true) {
                 let bound = self.session.bound(1, true)?;
                 bound.run(1)?;
                 self.left -= 1;
