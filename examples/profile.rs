@@ -7,6 +7,7 @@ use etalon::model::{Model, Sampling, Session};
 use etalon::plan::OpTime;
 use etalon::{Context, ContextOptions};
 use std::collections::BTreeMap;
+use std::time::Instant;
 
 fn table(title: &str, times: &[OpTime]) {
     let mut by: BTreeMap<&str, (f64, u64, u64, u32)> = BTreeMap::new();
@@ -37,8 +38,19 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     let tokens: Vec<u32> = (0..prompt as u32).map(|i| 100 + i % 1000).collect();
     if model.is_decoder() {
         let mut session = Session::new(&model, 1)?;
-        for t in session.generate(std::slice::from_ref(&tokens), &Sampling { max_tokens: 2, ..Sampling::default() })?.blocking() {
-            t?;
+        let sampling = Sampling { max_tokens: 17, ..Sampling::default() };
+        // The first run compiles.
+        for timed in [false, true] {
+            session.truncate(0, 0);
+            let start = Instant::now();
+            let mut made = session.generate(std::slice::from_ref(&tokens), &sampling)?.blocking();
+            made.next().transpose()?;
+            let first = start.elapsed().as_secs_f64();
+            let rest = made.collect::<Result<Vec<_>, _>>()?.len();
+            if timed {
+                let decode = rest as f64 / (start.elapsed().as_secs_f64() - first);
+                println!("prefill of {prompt} tokens {:.2} tokens/s, decode {decode:.2} tokens/s", prompt as f64 / first);
+            }
         }
         let times = context.block_on(session.profile(1))?;
         table("decode step", &times);

@@ -7,6 +7,7 @@ mod context;
 mod facts;
 mod pipeline;
 
+#[cfg(feature = "models")]
 pub(crate) use buffer::lock;
 pub use buffer::{Buffer, MemoryReport};
 pub use context::{Context, ContextOptions, Readback};
