@@ -1,7 +1,12 @@
 //! A program with a device of its own draws frames and generates text beside them, in slices of 4 ms:
 //! `cargo run --release --example beside_frames -- MODEL [BUDGET_MS]`.
 //!
-//! Prints the text and by how much the slices lengthened the frames (median and 99th percentile).
+//! Prints the text and by how much the slices lengthened the frames (median and 99th percentile); on a software adapter:
+//!
+//! ```text
+//! The three primary colours are the primary colours of the human eye: red, blue, and yellow. These are the only three colors …
+//! 3404 frames; added by a slice of 4 ms: median 2.02 ms, 99th percentile 5.80 ms
+//! ```
 
 use etalon::format::{Checkpoint, TextStream};
 use etalon::model::{Model, Sampling, Session};
