@@ -1,7 +1,7 @@
 // y[m, n] = act(sum_k x[m, k] W[n, k] + bias[n]) + residual[m, n] for drivers that run a subgroup of 8 as one SIMD register.
 //
 // There, a load that differs between lanes is done lane by lane: on Mesa 22.3 each word of each lane goes through a store and a
-// reload of the whole register, some 35 cycles (Mesa 25: some 8), so arithmetic per loaded word decides.
+// reload of the whole register, so arithmetic per loaded word decides (docs/ARCHITECTURE.md has figures).
 // A workgroup is one subgroup. SIDE 0 (few rows of x): lanes lie over weight rows, ROWS a lane; x is loaded once per subgroup and
 // broadcast. SIDE 1 (many): lanes lie over rows of x, ROWS a lane; COLS weight rows are loaded and decoded once by the lanes
 // and broadcast. No workgroup memory, no barriers.
