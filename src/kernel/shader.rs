@@ -4,6 +4,7 @@
 //! #import common/decode     the fragment shaders/common/decode.wgsl
 //! #if SUBGROUP && BITS == 4 … #else … #end
 //! #for i in 0..ROWS … #end  repeats the lines, $i being 0, 1, …
+//! #let PER = (D + 31) / 32   a constant made from others, from here on to the end of the innermost #for
 //! $NAME   $(4 * i + j)      the value of a constant, a loop variable or an expression of them
 //! ```
 //! Unrolling by text matters where registers must be indexed by constants; `override` cannot size function-local arrays.
@@ -98,11 +99,15 @@ fn block<'a>(lines: &[&'a str], names: &mut Names<'a>, out: &mut String) -> Resu
             let (name, range) = rest.split_once(" in ").ok_or_else(|| fault(line, "no `in`"))?;
             let (from, to) = range.split_once("..").ok_or_else(|| fault(line, "no range"))?;
             for v in evaluate(from, names)?..evaluate(to, names)? {
+                let outside = names.len();
                 names.push((name.trim(), v));
                 block(&lines[i..i + end], names, out)?;
-                names.pop();
+                names.truncate(outside);
             }
             i += end + 1;
+        } else if let Some(rest) = t.strip_prefix("#let ") {
+            let (name, value) = rest.split_once('=').ok_or_else(|| fault(line, "no `=`"))?;
+            names.push((name.trim(), evaluate(value, names)?));
         } else {
             substitute(line, names, out)?;
             out.push('\n');
@@ -214,6 +219,14 @@ mod tests {
     fn nested_blocks_belong_to_their_own_end() {
         let text = "#for i in 0..2\n#if i == 0\na\n#else\n#for j in 0..2\nb$(i)$j\n#end\n#end\n#end";
         assert_eq!(expand(text, &[]).unwrap(), "a\nb10\nb11\n");
+    }
+
+    #[test]
+    fn constants_are_made_from_others() {
+        let text = "#let B = 2 * A\n#for i in 0..2\n#let C = B + i\n$C\n#end\n$B";
+        assert_eq!(expand(text, &[("A", 3)]).unwrap(), "6\n7\n6\n");
+        assert!(expand("#let B\n", &[]).unwrap_err().to_string().contains("no `=`"));
+        assert!(expand("#for i in 0..1\n#let C = 1\n#end\n$C", &[]).unwrap_err().to_string().contains("unknown name `C`"));
     }
 
     #[test]
