@@ -1,98 +1,234 @@
 // o[r, h] = softmax(scale q[r, h] . K) V over the keys that row r may see, in one pass (online softmax), grouped heads.
 //
-// A workgroup takes one row and one head: WG keys at a time, an invocation a key for the scores, then an invocation per WG-th
-// element of the output. Keys lie anywhere with strides: in a cache, or in the activations themselves. CAUSAL: row t of a
-// sequence sees length + t + 1 keys, else all `count` of them.
-#import common/reduce
-#import common/state
-
-struct Params {
-    origin: vec4<u32>,
-    sequence_rows: u32, heads: u32, group: u32, head_dim: u32,
-    q_offset: u32, q_stride: u32, o_offset: u32, o_stride: u32,
-    k_offset: u32, k_sequence: u32, k_head: u32, k_row: u32,
-    v_offset: u32, v_sequence: u32, v_head: u32, v_row: u32,
-    capacity: u32, first_head: u32, first_sequence: u32, scale: f32,
-}
-@group(0) @binding(0) var<uniform> params: Params;
-@group(0) @binding(1) var<storage, read> state: array<u32>; // (sequences, 32)
-@group(0) @binding(2) var<storage, read> q: array<f32>; // (rows, heads head_dim)
+// A workgroup takes QUERIES queries that share keys: HEADS heads of one key head, QUERIES / HEADS rows. Teams of 8 invocations take
+// KEYS keys at a time, an invocation every 8th vec4 of a key, so that a team reads 128 bytes in a row and the teams read keys that
+// lie side by side. Values are loaded with the keys, before the barriers, to have as many loads in flight. Each team keeps its own
+// maximum, total and sums until the end. SG == 8: one team, which is a subgroup.
+#import common/attention
+#let PER = (D + 31) / 32
+#let VECTORS = QUERIES * PER
+#let SUMS = KEYS * QUERIES
+#let ROUND = SUMS / 4 + (SUMS < 4)
+#if VEC
+@group(0) @binding(3) var<storage, read> k: array<vec4<f32>>;
+@group(0) @binding(4) var<storage, read> v: array<vec4<f32>>;
+#else
 @group(0) @binding(3) var<storage, read> k: array<f32>;
 @group(0) @binding(4) var<storage, read> v: array<f32>;
-@group(0) @binding(5) var<storage, read_write> o: array<f32>; // (rows, heads head_dim)
+#end
 
-const WG: u32 = $(WG)u;
-const OWN: u32 = $((D + WG - 1) / WG)u; // elements of the output an invocation owns
-var<workgroup> sh_q: array<f32, $D>;
-var<workgroup> sh_p: array<f32, $WG>;
+const TEAMS: u32 = $(WG / 8)u;
+#if SG == 0
+var<workgroup> sh_q: array<vec4<f32>, $(VECTORS * 8)>;
+var<workgroup> sh_part: array<f32, $((SUMS + (SUMS < 4) * 4) * WG)>;
+var<workgroup> sh_score: array<f32, $(SUMS * (WG / 8))>;
+var<workgroup> sh_top: array<f32, $(QUERIES * (WG / 8))>;
+var<workgroup> sh_total: array<f32, $(QUERIES * (WG / 8))>;
+#end
+
+// Four elements of a query from element e on, scaled; zeros past its end.
+fn q4(at: u32, e: u32) -> vec4<f32> {
+    var x = vec4<f32>(0.0);
+#for c in 0..4
+    if (e + $(c)u < $(D)u) { x[$c] = q[at + e + $(c)u] * params.scale; }
+#end
+    return x;
+}
+
+// Four elements of a key (or value) from element e on; past its end any of it, which meets zeros or goes nowhere.
+fn k4(at: u32, e: u32) -> vec4<f32> {
+#if VEC
+    return k[(at + min(e, $(D - 4)u)) >> 2u];
+#else
+    let last = at + $(D - 1)u;
+    return vec4<f32>(k[min(at + e, last)], k[min(at + e + 1u, last)], k[min(at + e + 2u, last)], k[min(at + e + 3u, last)]);
+#end
+}
+fn v4(at: u32, e: u32) -> vec4<f32> {
+#if VEC
+    return v[(at + min(e, $(D - 4)u)) >> 2u];
+#else
+    let last = at + $(D - 1)u;
+    return vec4<f32>(v[min(at + e, last)], v[min(at + e + 1u, last)], v[min(at + e + 2u, last)], v[min(at + e + 3u, last)]);
+#end
+}
 
 @compute @workgroup_size($WG)
 fn main(@builtin(workgroup_id) wid: vec3<u32>, @builtin(local_invocation_index) lane: u32) {
-    let row = (wid.x + params.origin.x) + params.first_sequence * params.sequence_rows;
-    let head = wid.y + params.origin.y + params.first_head;
-    let sequence = row / params.sequence_rows;
-    let t = row % params.sequence_rows;
-    let s = sequence * 32u;
-#if CAUSAL
-    let keys = min(state[s + LENGTH] + t + 1u, params.capacity);
+    let sequence = wid.z + params.origin.z + params.first_sequence;
+    let head = (wid.y + params.origin.y) * $(HEADS)u + params.first_head;
+#if SPLIT
+    let block = (wid.x + params.origin.x) / params.splits;
+    let split = (wid.x + params.origin.x) % params.splits;
 #else
-    let keys = min(state[s + COUNT], params.capacity);
+    let block = wid.x + params.origin.x;
+    let split = 0u;
 #end
-    let kv = head / params.group;
-    let k_at = params.k_offset + (sequence - params.first_sequence) * params.k_sequence + (kv - params.first_head / params.group) * params.k_head;
-    let v_at = params.v_offset + (sequence - params.first_sequence) * params.v_sequence + (kv - params.first_head / params.group) * params.v_head;
-    let q_at = params.q_offset + row * params.q_stride + head * params.head_dim;
-    for (var i = lane; i < $(D)u; i += WG) { sh_q[i] = q[q_at + i] * params.scale; }
-    var top = -3.0e38;
-    var total = 0.0;
-    var own: array<f32, OWN>;
-#for i in 0..((D + WG - 1) / WG)
-    own[$i] = 0.0;
+    let part = lane % 8u;
+    let team = lane / 8u;
+    let k_at = keys_at(sequence, head);
+    let v_at = values_at(sequence, head);
+    // Rows past the end repeat the last one; only their stores are left out.
+#for n in 0..QUERIES
+    let t_$n = min(block * $(QUERIES / HEADS)u + $(n / HEADS)u, params.sequence_rows - 1u);
+    let end_$n = part_of_keys(sequence, t_$n, split).y;
+    var top_$n = NONE;
+    var total_$n = 0.0;
+#for i in 0..PER
+    var o_$(n * PER + i) = vec4<f32>(0.0);
+#if SG == 8
+    let q_$(n)_$i = q4(query_at(sequence, t_$n, head + $(n % HEADS)u), $(32 * i)u + 4u * part);
+#else
+    if (team == $((n * PER + i) % (WG / 8))u) {
+        sh_q[$((n * PER + i) * 8)u + part] = q4(query_at(sequence, t_$n, head + $(n % HEADS)u), $(32 * i)u + 4u * part);
+    }
 #end
+#end
+#end
+#if SG == 0
     workgroupBarrier();
-    for (var j0 = 0u; j0 < keys; j0 += WG) {
-        let j = j0 + lane;
-        var score = -3.0e38;
-        if (j < keys) {
-            var dot_qk = 0.0;
-            let at = k_at + j * params.k_row;
-            // Unrolled: llvmpipe leaves a shader's loops for good after 65,535 iterations in all.
-            for (var i = 0u; i < $(D - D % 16)u; i += 16u) {
-#for e in 0..16
-                dot_qk = fma(sh_q[i + $(e)u], k[at + i + $(e)u], dot_qk);
 #end
-            }
-#for e in 0..(D % 16)
-            dot_qk = fma(sh_q[$(D - D % 16 + e)], k[at + $(D - D % 16 + e)u], dot_qk);
+    let keys = part_of_keys(sequence, t_$(QUERIES - 1), split); // the last row sees the most
+    for (var j0 = keys.x; j0 < keys.y; j0 += $(KEYS * WG / 8)u) {
+#for t in 0..KEYS
+        let j_$t = j0 + $(t * (WG / 8))u + team;
+        let in_$t = min(j_$t, keys.y - 1u);
+#for i in 0..PER
+        let k_$(t)_$i = k4(k_at + in_$t * params.k_row, $(32 * i)u + 4u * part);
 #end
-            score = dot_qk;
-        }
-        let tile_top = max(top, max_all(score, lane));
-        let p = select(0.0, exp(score - tile_top), j < keys);
-        let keep = exp(top - tile_top);
-        total = total * keep + sum_all(p, lane);
-        top = tile_top;
-        workgroupBarrier(); // the previous tile's sh_p has been read
-        sh_p[lane] = p;
-        workgroupBarrier();
-        let tile = min(WG, keys - j0);
-#for i in 0..((D + WG - 1) / WG)
-        if ($(i * WG)u + lane < $(D)u) {
-            var sum = own[$i] * keep;
-#if WG == 8
-#for e in 0..8
-            sum = fma(sh_p[$e], v[v_at + (j0 + min($(e)u, tile - 1u)) * params.v_row + $(i * WG)u + lane], sum);
+#end
+#for t in 0..KEYS
+#for i in 0..PER
+        let v_$(t)_$i = v4(v_at + in_$t * params.v_row, $(32 * i)u + 4u * part);
+#end
+#end
+#for n in 0..QUERIES
+#for t in 0..KEYS
+        var s_$(t)_$n = 0.0;
+#end
+#for i in 0..PER
+#if SG == 0
+        let q_$(n)_$i = sh_q[$((n * PER + i) * 8)u + part];
+#end
+#for t in 0..KEYS
+        s_$(t)_$n += dot(q_$(n)_$i, k_$(t)_$i);
+#end
+#end
+#end
+#if SG == 8
+#for n in 0..QUERIES
+#for t in 0..KEYS
+        s_$(t)_$n = subgroupAdd(s_$(t)_$n);
+#end
 #end
 #else
-            for (var e = 0u; e < tile; e++) { sum = fma(sh_p[e], v[v_at + (j0 + e) * params.v_row + $(i * WG)u + lane], sum); }
+#for n in 0..QUERIES
+#for t in 0..KEYS
+        sh_part[$((t * QUERIES + n) * WG)u + lane] = s_$(t)_$n;
 #end
-            own[$i] = sum;
+#end
+        workgroupBarrier();
+        // Each of a team adds up some of its sums; they begin at different places to meet different banks of the memory.
+#for r in 0..((SUMS + 7) / 8)
+        if ($(8 * r)u + part < $(SUMS)u) {
+            let at = ($(8 * r)u + part) * $(WG)u + 8u * team;
+            var sum = sh_part[at + part];
+#for e in 1..8
+            sum += sh_part[at + ((part + $(e)u) & 7u)];
+#end
+            sh_score[team * $(SUMS)u + $(8 * r)u + part] = sum;
         }
+#end
+        workgroupBarrier();
+#for n in 0..QUERIES
+#for t in 0..KEYS
+        s_$(t)_$n = sh_score[team * $(SUMS)u + $(t * QUERIES + n)u];
+#end
+#end
+#end
+#for n in 0..QUERIES
+        var next_$n = top_$n;
+#for t in 0..KEYS
+        next_$n = select(next_$n, max(next_$n, s_$(t)_$n), j_$t < end_$n);
+#end
+        let keep_$n = exp(top_$n - next_$n);
+        top_$n = next_$n;
+        total_$n *= keep_$n;
+#for i in 0..PER
+        o_$(n * PER + i) *= keep_$n;
+#end
+#for t in 0..KEYS
+        let p_$(t)_$n = select(0.0, exp(s_$(t)_$n - next_$n), j_$t < end_$n);
+        total_$n += p_$(t)_$n;
+#for i in 0..PER
+        o_$(n * PER + i) += p_$(t)_$n * v_$(t)_$i;
+#end
+#end
 #end
     }
+    let rows = params.sequence_rows - block * $(QUERIES / HEADS)u;
+#if SG == 8
     // A row without keys (an empty or masked sequence) gets zeros.
-    let inverse = select(0.0, 1.0 / total, total > 0.0);
-#for i in 0..((D + WG - 1) / WG)
-    if ($(i * WG)u + lane < $(D)u) { o[params.o_offset + row * params.o_stride + head * params.head_dim + $(i * WG)u + lane] = own[$i] * inverse; }
+#for n in 0..QUERIES
+    if ($(n / HEADS)u < rows) {
+        let at = result_at(sequence, t_$n, head + $(n % HEADS)u, split);
+        let share = select(0.0, 1.0 / total_$n, total_$n > 0.0);
+#for i in 0..PER
+#for c in 0..4
+        if ($(32 * i + c)u + 4u * part < $(D)u) { o[at + $(32 * i + c)u + 4u * part] = o_$(n * PER + i)[$c] * share; }
+#end
+#end
+#if SPLIT
+        if (part == 0u) { o[at + $(D)u] = log_total(top_$n, total_$n); }
+#end
+    }
+#end
+#else
+    if (part == 0u) {
+#for n in 0..QUERIES
+        sh_top[$(n)u * TEAMS + team] = top_$n;
+        sh_total[$(n)u * TEAMS + team] = total_$n;
+#end
+    }
+    workgroupBarrier();
+#for n in 0..QUERIES
+    var top_all_$n = NONE;
+    for (var i = 0u; i < TEAMS; i++) { top_all_$n = max(top_all_$n, sh_top[$(n)u * TEAMS + i]); }
+    var all_$n = 0.0;
+    for (var i = 0u; i < TEAMS; i++) { all_$n += sh_total[$(n)u * TEAMS + i] * exp(sh_top[$(n)u * TEAMS + i] - top_all_$n); }
+    // A row without keys (an empty or masked sequence) gets zeros.
+    let share_$n = select(0.0, exp(top_$n - top_all_$n) / all_$n, all_$n > 0.0);
+#if SPLIT
+    if (lane == 0u && $(n / HEADS)u < rows) {
+        o[result_at(sequence, t_$n, head + $(n % HEADS)u, split) + $(D)u] = log_total(top_all_$n, all_$n);
+    }
+#end
+#end
+#for r in 0..((VECTORS + ROUND - 1) / ROUND)
+#if r > 0
+    workgroupBarrier(); // the previous round was read
+#end
+#for c in 0..ROUND
+#if r * ROUND + c < VECTORS
+#for e in 0..4
+    sh_part[$((4 * c + e) * WG)u + lane] = o_$(r * ROUND + c)[$e] * share_$((r * ROUND + c) / PER);
+#end
+#end
+#end
+    workgroupBarrier();
+    {
+        // An invocation an element: the vec4's number, then the element within all 8 invocations' vec4s.
+        let vector = $(r)u * $(ROUND)u + lane / 32u;
+        let n = vector / $(PER)u;
+        let element = vector % $(PER)u * 32u + lane % 32u;
+        let row = n / $(HEADS)u;
+        if (lane < $(32 * ROUND)u && n < $(QUERIES)u && row < rows && element < $(D)u) {
+            let at = (lane / 32u * 4u + lane % 4u) * $(WG)u + lane % 32u / 4u;
+            var sum = 0.0;
+            for (var i = 0u; i < TEAMS; i++) { sum += sh_part[at + 8u * i]; }
+            o[result_at(sequence, block * $(QUERIES / HEADS)u + row, head + n % $(HEADS)u, split) + element] = sum;
+        }
+    }
+#end
 #end
 }

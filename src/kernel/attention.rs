@@ -1,12 +1,14 @@
-//! Attention in one pass over the keys (online softmax), grouped heads, causal or over all valid keys.
+//! Attention in one pass over the keys (online softmax), grouped heads, causal or over all valid keys; over a long cache in two
+//! dispatches, the keys of a head being split over workgroups.
 
 use super::rope::{Cache, Qkv};
 use super::{Access, Variant, row_workgroup};
 use crate::gpu::Facts;
-use crate::plan::{Builder, OpSpec, SlotId};
+use crate::plan::{Builder, OpSpec, SlotId, Window};
 use crate::reference;
 use crate::tensor::Tensor;
 use crate::{Error, Result};
+use std::ops::Range;
 
 /// Where keys and values are.
 #[derive(Debug, Clone, Copy)]
@@ -26,45 +28,126 @@ pub enum Keys {
 
 const ACCESS: [Access; 5] = [Access::Read, Access::Read, Access::Read, Access::Read, Access::Write];
 
-/// Query heads that share a loaded key, and blocks of 8 rows, in a workgroup of the 8-lane variant: at most 4 queries a lane for
-/// heads of up to 64 elements, 2 above, since each keeps `2 head_dim` registers.
-fn lanes(head_dim: usize, group: usize, rows: usize) -> (usize, usize) {
-    let most = if head_dim <= 64 { 4 } else { 2 };
+/// What a variant is chosen by, beside the facts.
+#[derive(Debug, Clone, Copy)]
+struct Shape {
+    head_dim: usize,
+    causal: bool,
+    /// Query heads of a key head.
+    group: usize,
+    /// Rows of a sequence.
+    rows: usize,
+    /// Keys and values can be read as vec4.
+    aligned: bool,
+}
+
+/// Query heads that share a loaded key, the largest divisor of `group` up to `most`, and how many of `blocks` share it too.
+fn share(most: usize, group: usize, blocks: usize) -> (usize, usize) {
     let heads = (1..=most).rev().find(|h| group.is_multiple_of(*h)).unwrap_or(1);
-    (heads, (most / heads).min(rows.div_ceil(8)).max(1))
+    (heads, (most / heads).min(blocks).max(1))
 }
 
 /// Fewest rows of a sequence for which lanes lie over rows: below, most of them would idle.
 const ROWS_OVER_LANES: usize = 4;
 
-fn variant(facts: &Facts, head_dim: usize, causal: bool, group: usize, rows: usize) -> Variant {
+fn variant(facts: &Facts, shape: Shape, split: bool) -> Variant {
+    let Shape { head_dim, causal, group, rows, aligned } = shape;
+    // A query keeps 2 head_dim registers of a lane of 8 that lies over rows.
+    let most_lanes = if head_dim <= 64 { 4 } else { 2 };
+    let mut defines = vec![("D", head_dim as i64), ("CAUSAL", i64::from(causal)), ("SPLIT", i64::from(split))];
     if facts.wide_lanes() && facts.trusts("attention_lanes", 8) && head_dim.is_multiple_of(8) && head_dim <= 128 {
         let side = i64::from(rows >= ROWS_OVER_LANES);
-        let (heads, blocks) = lanes(head_dim, group, rows);
+        let (heads, blocks) = share(most_lanes, group, rows.div_ceil(8));
         let blocks = if side == 1 { blocks as i64 } else { 1 };
-        let defines =
-            vec![("D", head_dim as i64), ("CAUSAL", i64::from(causal)), ("SIDE", side), ("HEADS", heads as i64), ("BLOCKS", blocks)];
+        defines.extend([("SIDE", side), ("HEADS", heads as i64), ("BLOCKS", blocks)]);
         let source = include_str!("../../shaders/attention_lanes.wgsl");
         return Variant { kernel: "attention_lanes", source, defines, access: &ACCESS, subgroup: Some(8) };
     }
-    let (wg, sg, subgroup) = row_workgroup(facts, "attention", 64);
+    let (wg, sg, subgroup) = row_workgroup(facts, "attention", 128);
+    // In vec4 of an invocation, as many sums as 64 registers hold, and keys (or values) in half of that; sums of 16 products
+    // of keys and queries take half of the workgroup memory that there is everywhere.
+    let per = head_dim.div_ceil(32);
+    let most = if subgroup.is_some() { most_lanes } else { (16 / per).clamp(1, 8) };
+    let (heads, blocks) = share(most, group, rows);
+    let queries = heads * blocks;
+    let keys = (8 / per).min(16 / queries).clamp(1, 4);
+    defines.extend([("WG", wg), ("SG", sg), ("VEC", i64::from(aligned))]);
+    defines.extend([("HEADS", heads as i64), ("QUERIES", queries as i64), ("KEYS", keys as i64)]);
+    Variant { kernel: "attention", source: include_str!("../../shaders/attention.wgsl"), defines, access: &ACCESS, subgroup }
+}
+
+fn merge_variant(head_dim: usize) -> Variant {
     Variant {
-        kernel: "attention",
-        source: include_str!("../../shaders/attention.wgsl"),
-        defines: vec![("D", head_dim as i64), ("CAUSAL", i64::from(causal)), ("WG", wg), ("SG", sg)],
-        access: &ACCESS,
-        subgroup,
+        kernel: "attention_merge",
+        source: include_str!("../../shaders/attention_merge.wgsl"),
+        defines: vec![("D", head_dim as i64)],
+        access: &[Access::Read, Access::Write],
+        subgroup: None,
     }
 }
 
 /// Any head dimension is possible: here are the usual ones, and some below, above and beside a multiple of the workgroup's size.
 pub(crate) fn variants(facts: &Facts) -> Vec<Variant> {
-    let dims = [20, 32, 64, 65, 80, 96, 128, 256];
-    let shapes = [(1, 1), (3, 1), (8, 1), (1, 100), (2, 100), (3, 100), (1, 8)];
-    let all = dims.into_iter().flat_map(|d| shapes.map(|(group, rows)| (d, group, rows)));
-    let mut out: Vec<Variant> = all.flat_map(|(d, g, r)| [false, true].map(|causal| variant(facts, d, causal, g, r))).collect();
-    out.dedup();
+    let mut out: Vec<Variant> = Vec::new();
+    for head_dim in [20, 32, 64, 65, 80, 96, 128, 160, 256] {
+        out.push(merge_variant(head_dim));
+        for (group, rows) in (1..=8).flat_map(|group| [1, 2, 3, 4, 5, 8, 100].map(|rows| (group, rows))) {
+            for flags in 0..8 {
+                let [causal, aligned, split] = [1, 2, 4].map(|bit| flags & bit != 0);
+                let shape = Shape { head_dim, causal, group, rows, aligned: aligned && head_dim.is_multiple_of(4) };
+                if !split || (causal && splittable(facts, &shape)) {
+                    out.push(variant(facts, shape, split));
+                }
+            }
+        }
+    }
+    let mut names = std::collections::HashSet::new();
+    out.retain(|v| names.insert(v.name()));
     out
+}
+
+/// Only rows of which a workgroup takes few are worth it, and 8 lanes over rows are a block.
+fn splittable(facts: &Facts, shape: &Shape) -> bool {
+    variant(facts, *shape, false).define("SIDE") == 0
+}
+
+/// Words of a part of the keys in the result of a split: a head, the logarithm of its total, and three more for alignment.
+fn part_words(head_dim: usize) -> usize {
+    head_dim + 4
+}
+
+/// Parts that the keys of a cache are split into, where one workgroup for each would be `workgroups`: enough to keep the device
+/// busy (two for each of the order of 100 compute units of a GPU, a few for each core of a CPU), but none with so few keys that
+/// merging would cost more (measured on llvmpipe: 1024). `row` is the words of a sequence's result for each part.
+fn splits(facts: &Facts, workgroups: usize, capacity: usize, row: usize) -> usize {
+    let (enough, least): (usize, usize) = match facts.info.device_type {
+        wgpu::DeviceType::Cpu => (16, 1024),
+        wgpu::DeviceType::IntegratedGpu => (64, 256),
+        _ => (200, 256),
+    };
+    if capacity < 512 {
+        return 1; // one dispatch is faster than two
+    }
+    let room = (facts.max_binding / 4).saturating_sub(64) as usize / row.max(1);
+    enough.div_ceil(workgroups.max(1)).min(capacity.div_ceil(least)).min(room).max(1)
+}
+
+/// One call: its operands and what follows from them.
+struct Call<'a> {
+    label: &'a str,
+    state: SlotId,
+    x: &'a Qkv,
+    keys: &'a Keys,
+    scale: f32,
+    shape: Shape,
+    sequences: usize,
+    heads: usize,
+    kv_heads: usize,
+    capacity: usize,
+    strides: Strides,
+    splits: usize,
+    /// Where the result goes: the output, or its parts.
+    o: Tensor,
 }
 
 /// Strides and windows of keys (or values), in words.
@@ -96,63 +179,112 @@ pub fn attention(b: &mut Builder, label: &str, state: SlotId, x: &Qkv, keys: &Ke
         Keys::Cache(c) => Strides { sequence: c.kv_heads * c.head_words(), head: c.head_words(), row: c.head_dim },
         Keys::Activations { .. } => Strides { sequence: rows * x.k.stride, head: head_dim, row: x.k.stride },
     };
-    // A sequence, and in a cache a run of key heads, is an op of its own where everything at once would exceed a binding.
-    let whole = b.row_chunks(sequences, rows * x.q.stride.max(o.stride).max(x.k.stride))?;
-    let mut pieces = Vec::new();
-    match keys {
-        Keys::Cache(c) if b.row_chunks(sequences, strides.sequence).is_ok_and(|v| v.len() == 1) && whole.len() == 1 => {
-            pieces.push((0..sequences, 0..c.kv_heads));
+    let whole = |t: &Tensor| t.offset.is_multiple_of(4) && t.stride.is_multiple_of(4);
+    let aligned = head_dim.is_multiple_of(4) && (matches!(keys, Keys::Cache(_)) || whole(&x.k) && whole(&x.v));
+    let shape = Shape { head_dim, causal, group: heads / kv_heads, rows, aligned };
+    let mut call = Call { label, state, x, keys, scale, shape, sequences, heads, kv_heads, capacity, strides, splits: 1, o: *o };
+    if matches!(keys, Keys::Cache(_)) && splittable(b.facts(), &shape) {
+        let grid = grid(&variant(b.facts(), shape, true), rows, heads, sequences);
+        let workgroups = grid.iter().map(|g| *g as usize).product();
+        call.splits = splits(b.facts(), workgroups, capacity, rows * heads * part_words(head_dim));
+    }
+    if call.splits > 1 {
+        call.o = b.transient("attention parts", x.q.rows, heads * call.splits * part_words(head_dim));
+    }
+    for (s, kv) in pieces(b, &call)? {
+        piece(b, &call, s, kv)?;
+    }
+    if call.splits > 1 { merge(b, &call, o) } else { Ok(()) }
+}
+
+/// Workgroups over rows, heads and sequences, for one part of the keys.
+fn grid(variant: &Variant, rows: usize, heads: usize, sequences: usize) -> [u32; 3] {
+    let shared = variant.define("HEADS") as usize;
+    let rows_each = match variant.kernel {
+        "attention_lanes" if variant.define("SIDE") == 1 => 8 * variant.define("BLOCKS") as usize,
+        "attention_lanes" => 1,
+        _ => variant.define("QUERIES") as usize / shared,
+    };
+    [rows.div_ceil(rows_each) as u32, (heads / shared) as u32, sequences as u32]
+}
+
+/// Sequences and key heads that are an op each: all at once, unless that would exceed a binding.
+fn pieces(b: &Builder, call: &Call<'_>) -> Result<Vec<(Range<usize>, Range<usize>)>> {
+    let (x, sequences) = (call.x, call.sequences);
+    let whole = b.row_chunks(sequences, call.shape.rows * x.q.stride.max(call.o.stride).max(x.k.stride))?;
+    match call.keys {
+        Keys::Cache(c) if b.row_chunks(sequences, call.strides.sequence).is_ok_and(|v| v.len() == 1) && whole.len() == 1 => {
+            Ok(vec![(0..sequences, 0..c.kv_heads)])
         }
         Keys::Cache(c) => {
-            for s in 0..sequences {
-                pieces.extend(b.row_chunks(c.kv_heads, c.head_words())?.into_iter().map(|h| (s..s + 1, h)));
-            }
+            let heads = b.row_chunks(c.kv_heads, c.head_words())?;
+            Ok((0..sequences).flat_map(|s| heads.iter().map(move |h| (s..s + 1, h.clone()))).collect())
         }
-        Keys::Activations { .. } => pieces.extend(whole.into_iter().map(|s| (s, 0..kv_heads))),
+        Keys::Activations { .. } => Ok(whole.into_iter().map(|s| (s, 0..call.kv_heads)).collect()),
     }
-    for (s, kv) in pieces {
-        let q = b.view(&x.q.slice_rows(s.start * rows..s.end * rows))?;
-        let ow = b.view(&o.slice_rows(s.start * rows..s.end * rows))?;
-        let (k, v) = match keys {
-            Keys::Cache(c) => {
-                let flat = s.start * kv_heads + kv.start..(s.end - 1) * kv_heads + kv.end;
-                let words = flat.start * c.head_words()..flat.end * c.head_words();
-                (b.window(c.k, words.clone())?, b.window(c.v, words)?)
-            }
-            Keys::Activations { .. } => {
-                let r = s.start * rows..s.end * rows;
-                (b.view(&x.k.slice_rows(r.clone()))?, b.view(&x.v.slice_rows(r))?)
-            }
-        };
-        let group = heads / kv_heads;
-        let (q_heads, first_head) = (kv.len() * group, kv.start * group);
-        // The first row of the windows is row 0 of sequence s.start; the shader adds that again.
-        let back = |offset: u32, stride: usize| offset.wrapping_sub((s.start * rows * stride) as u32);
-        let mut params = vec![rows as u32, heads as u32, group as u32, head_dim as u32];
-        params.extend([back(q.offset, x.q.stride), x.q.stride as u32, back(ow.offset, o.stride), o.stride as u32]);
-        for (w, stride) in [(k, &strides), (v, &strides)] {
-            params.extend([w.offset, stride.sequence as u32, stride.head as u32, stride.row as u32]);
+}
+
+/// Windows of the keys and values of some sequences and key heads.
+fn keys_and_values(b: &Builder, call: &Call<'_>, s: &Range<usize>, kv: &Range<usize>) -> Result<(Window, Window)> {
+    match call.keys {
+        Keys::Cache(c) => {
+            let flat = s.start * c.kv_heads + kv.start..(s.end - 1) * c.kv_heads + kv.end;
+            let words = flat.start * c.head_words()..flat.end * c.head_words();
+            Ok((b.window(c.k, words.clone())?, b.window(c.v, words)?))
         }
-        params.extend([capacity as u32, first_head as u32, s.start as u32, scale.to_bits()]);
-        let state = b.window(state, 0..sequences * 32)?;
-        let seen = rows * s.len() * q_heads * capacity;
-        let variant = variant(b.facts(), head_dim, causal, group, rows);
-        let grid = match variant.kernel {
-            "attention_lanes" => {
-                let per = if variant.define("SIDE") == 1 { 8 * variant.define("BLOCKS") as usize } else { 1 };
-                [rows.div_ceil(per) as u32, (q_heads / variant.define("HEADS") as usize) as u32, s.len() as u32]
-            }
-            _ => [(rows * s.len()) as u32, q_heads as u32, 1],
-        };
+        Keys::Activations { .. } => {
+            let r = s.start * call.shape.rows..s.end * call.shape.rows;
+            Ok((b.view(&call.x.k.slice_rows(r.clone()))?, b.view(&call.x.v.slice_rows(r))?))
+        }
+    }
+}
+
+fn piece(b: &mut Builder, call: &Call<'_>, s: Range<usize>, kv: Range<usize>) -> Result<()> {
+    let Call { x, strides, o, splits, shape, .. } = call;
+    let (rows, group) = (shape.rows, shape.group);
+    let q = b.view(&x.q.slice_rows(s.start * rows..s.end * rows))?;
+    let ow = b.view(&o.slice_rows(s.start * rows..s.end * rows))?;
+    let (k, v) = keys_and_values(b, call, &s, &kv)?;
+    let (q_heads, first_head) = (kv.len() * group, kv.start * group);
+    // The first row of the windows is row 0 of sequence s.start; the shader adds that again.
+    let back = |offset: u32, stride: usize| offset.wrapping_sub((s.start * rows * stride) as u32);
+    let mut params = vec![rows as u32, call.heads as u32, group as u32, *splits as u32];
+    params.extend([back(q.offset, x.q.stride), x.q.stride as u32, back(ow.offset, o.stride), o.stride as u32]);
+    for w in [k, v] {
+        params.extend([w.offset, strides.sequence as u32, strides.head as u32, strides.row as u32]);
+    }
+    params.extend([call.capacity as u32, first_head as u32, s.start as u32, call.scale.to_bits()]);
+    let seen = rows * s.len() * q_heads * call.capacity;
+    let variant = variant(b.facts(), *shape, *splits > 1);
+    let mut grid = grid(&variant, rows, q_heads, s.len());
+    grid[0] *= *splits as u32;
+    b.push(OpSpec {
+        label: call.label.into(),
+        variant,
+        params,
+        bindings: vec![b.window(call.state, 0..call.sequences * 32)?, q, k, v, ow],
+        grid,
+        bytes: 8 * (s.len() * kv.len() * call.capacity * shape.head_dim) as u64,
+        flops: 4 * (seen * shape.head_dim) as u64,
+        twin: reference::attention::twin(shape.head_dim, shape.causal, s.len(), q_heads),
+    })
+}
+
+/// Appends the sums over the parts of the keys.
+fn merge(b: &mut Builder, call: &Call<'_>, o: &Tensor) -> Result<()> {
+    let (parts, d) = (&call.o, call.shape.head_dim);
+    for r in b.row_chunks(o.rows, parts.stride.max(o.stride))? {
+        let (p, y) = (b.view(&parts.slice_rows(r.clone()))?, b.view(&o.slice_rows(r.clone()))?);
+        let params = vec![call.splits as u32, 0, p.offset, parts.stride as u32, y.offset, o.stride as u32, 0, 0];
         b.push(OpSpec {
-            label: label.into(),
-            variant,
+            label: format!("{} merge", call.label),
+            variant: merge_variant(d),
             params,
-            bindings: vec![state, q, k, v, ow],
-            grid,
-            bytes: 8 * (s.len() * kv.len() * capacity * head_dim) as u64,
-            flops: 4 * (seen * head_dim) as u64,
-            twin: reference::attention::twin(causal, s.len(), q_heads),
+            bindings: vec![p, y],
+            grid: [r.len() as u32, call.heads as u32, 1],
+            bytes: 4 * (r.len() * (parts.cols + o.cols)) as u64,
+            flops: 3 * (r.len() * parts.cols) as u64,
+            twin: reference::attention::merge_twin(d, r.len(), call.heads),
         })?;
     }
     Ok(())

@@ -95,6 +95,7 @@ pub(crate) fn class(kernel: &str, lanes: u32) -> String {
 fn fragments() -> &'static [(&'static str, &'static str)] {
     &[
         ("common/activation", include_str!("../../shaders/common/activation.wgsl")),
+        ("common/attention", include_str!("../../shaders/common/attention.wgsl")),
         ("common/decode", include_str!("../../shaders/common/decode.wgsl")),
         ("common/reduce", include_str!("../../shaders/common/reduce.wgsl")),
         ("common/state", include_str!("../../shaders/common/state.wgsl")),

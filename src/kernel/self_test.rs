@@ -154,8 +154,9 @@ fn probes(facts: &Facts) -> Result<Vec<Probe>> {
         norm(&mut p.b, "norm", &x, &y, &Norm { gain, bias, rms, eps: 1e-5 }, Rows::All)?;
         all.push(p);
     }
-    all.push(attention_probe(facts, 20)?);
-    all.push(attention_probe(facts, 64)?);
+    for (head_dim, rows, capacity) in [(20, 3, 96), (64, 3, 96), (64, 9, 96), (32, 1, 2048)] {
+        all.push(attention_probe(facts, head_dim, rows, capacity)?);
+    }
     let mut p = Probe::new(facts);
     let (x, y) = (p.tensor("x", 2, 577), p.tensor("y", 1, 2));
     let targets = p.words("targets", vec![5, 576]);
@@ -182,8 +183,9 @@ fn linear_probe(facts: &Facts, format: (u32, u32), m: usize, cols: usize, gate: 
     Ok(p)
 }
 
-fn attention_probe(facts: &Facts, head_dim: usize) -> Result<Probe> {
-    let (heads, kv_heads, capacity, rows) = (4, 2, 96, 3);
+/// One row at a capacity of 2048 is split over keys on every adapter.
+fn attention_probe(facts: &Facts, head_dim: usize, rows: usize, capacity: usize) -> Result<Probe> {
+    let (heads, kv_heads) = (4, 2);
     let mut p = Probe::new(facts);
     let state = p.words("state", State { length: 70, count: rows as u32, ..State::default() }.words().to_vec());
     let qkv = p.tensor("qkv", rows, (heads + 2 * kv_heads) * head_dim);

@@ -1,4 +1,5 @@
-use super::{Bench, all_facts};
+use super::{Bench, all_facts, context};
+use etalon::Facts;
 use etalon::kernel::attention::{Keys, attention};
 use etalon::kernel::rope::{Cache, Qkv};
 use etalon::kernel::state::State;
@@ -43,7 +44,8 @@ fn attention_over_activations_matches_the_twin() {
             let mut t = Bench::new(&facts, 11);
             let states: Vec<u32> = [70, 33, 0].iter().flat_map(|c| State { count: *c, ..State::default() }.words()).collect();
             let state = t.words("state", &states);
-            let qkv = t.random("qkv", 3 * rows, 3 * heads * d);
+            // With and without rows that begin at whole vectors.
+            let qkv = if causal { t.random("qkv", 3 * rows, 3 * heads * d) } else { t.random_dense("qkv", 3 * rows, 3 * heads * d) };
             let x = Qkv::stacked(&qkv, heads * d, heads * d);
             let o = t.poisoned("o", 3 * rows, heads * d);
             let keys = Keys::Activations { causal, sequences: 3, kv_heads: heads };
@@ -51,4 +53,100 @@ fn attention_over_activations_matches_the_twin() {
             t.verify(&o);
         }
     }
+}
+
+/// Facts of a GPU without subgroup operations, on whatever adapter there is.
+fn like_a_gpu() -> Facts {
+    let mut facts = context().facts().clone();
+    facts.features = wgpu::Features::empty();
+    facts.info.device_type = wgpu::DeviceType::DiscreteGpu;
+    facts
+}
+
+/// Head dimension, heads, key heads, rows, capacity, and the tokens before the run of each sequence.
+type Case<'a> = (usize, usize, usize, usize, usize, &'a [u32]);
+
+/// The output of attention over a cache, each op having been checked, and the variants of the ops.
+fn over_a_cache(facts: &Facts, (d, heads, kv_heads, rows, capacity, lengths): Case<'_>) -> (Vec<f32>, Vec<String>) {
+    let mut t = Bench::new(facts, (d + capacity) as u64);
+    let states = lengths.iter().flat_map(|l| State { length: *l, count: rows as u32, ..State::default() }.words());
+    let states: Vec<u32> = states.collect();
+    let state = t.words("state", &states);
+    let (q_cols, kv_cols) = (heads * d, kv_heads * d);
+    let qkv = t.random("qkv", lengths.len() * rows, q_cols + 2 * kv_cols);
+    let x = Qkv::stacked(&qkv, q_cols, kv_cols);
+    let mut cache = Cache { k: state, v: state, capacity, sequences: lengths.len(), kv_heads, head_dim: d };
+    let (k, v) = (t.random_values(cache.words()), t.random_values(cache.words()));
+    (cache.k, cache.v) = (t.floats("k", &k), t.floats("v", &v));
+    let o = t.poisoned("o", lengths.len() * rows, q_cols);
+    attention(&mut t.builder, "attention", state, &x, &Keys::Cache(cache), d, 0.31, &o).unwrap();
+    t.verify_ops(&o)
+}
+
+fn is_split(ops: &[String]) -> bool {
+    ops.iter().any(|n| n.starts_with("attention_merge"))
+}
+
+#[test]
+fn attention_split_over_keys_matches_the_twin() {
+    let mut all: Vec<(&str, Facts)> = all_facts();
+    all.push(("gpu", like_a_gpu()));
+    for (name, facts) in all {
+        for case in [
+            (64, 3, 1, 1, 1024, &[0, 62, 63, 64, 1023][..]),
+            (32, 3, 1, 2, 2048, &[125, 2045]),
+            (64, 6, 2, 1, 4096, &[1022, 1023, 1024]),
+            (128, 4, 1, 3, 1024, &[1021, 511]),
+            (80, 2, 2, 2, 600, &[127, 598]),
+            (20, 4, 1, 1, 2048, &[1, 255, 256]),
+            (65, 3, 3, 1, 1024, &[700]),
+        ] {
+            let (d, _, _, _, capacity, _) = case;
+            if 4 * d * capacity + 256 > facts.max_binding as usize {
+                continue; // a head of the cache must fit into a binding
+            }
+            let (_, ops) = over_a_cache(&facts, case);
+            assert!(name != "gpu" || is_split(&ops), "{case:?}: {ops:?}");
+        }
+    }
+}
+
+#[test]
+fn split_or_not_the_result_is_the_same_and_its_bits_do_not_change() {
+    // Enough workgroups for a CPU, but not for a GPU.
+    let case: Case<'_> = (64, 12, 4, 1, 1024, &[0, 100, 1023]);
+    let (whole, ops) = over_a_cache(&Facts { features: wgpu::Features::empty(), ..context().facts().clone() }, case);
+    assert!(!is_split(&ops) || !context().facts().is_software(), "{ops:?}");
+    let (split, ops) = over_a_cache(&like_a_gpu(), case);
+    assert!(is_split(&ops), "{ops:?}");
+    let error = whole.iter().zip(&split).map(|(a, b)| (a - b).abs()).fold(0.0, f32::max);
+    assert!(error < 1e-6, "off by {error:e}");
+    assert_eq!(split, over_a_cache(&like_a_gpu(), case).0);
+}
+
+#[test]
+fn queries_that_share_keys_match_the_twin() {
+    for (d, heads, kv_heads, rows) in [
+        (64, 7, 1, 1),
+        (64, 8, 1, 2),
+        (32, 3, 3, 9),
+        (128, 6, 2, 3),
+        (256, 4, 2, 2),
+        (96, 5, 1, 4),
+        (20, 4, 1, 7),
+        (160, 3, 1, 1),
+        (8, 2, 2, 1),
+    ] {
+        over_a_cache(&like_a_gpu(), (d, heads, kv_heads, rows, 256, &[0, 90]));
+    }
+}
+
+#[test]
+fn short_or_busy_attention_is_one_dispatch() {
+    let ops = |facts: &Facts, heads, kv_heads, capacity, sequences: usize| {
+        over_a_cache(facts, (64, heads, kv_heads, 1, capacity, &vec![40; sequences])).1.len()
+    };
+    assert_eq!(ops(&like_a_gpu(), 3, 1, 511, 1), 1, "short");
+    assert_eq!(ops(&like_a_gpu(), 3, 1, 512, 1), 2, "long");
+    assert_eq!(ops(&like_a_gpu(), 50, 50, 512, 4), 1, "200 workgroups");
 }

@@ -104,6 +104,11 @@ impl Bench {
 
     /// Checks every op against its twin, and returns the contents of `t` afterwards, row by row.
     pub fn verify(self, t: &Tensor) -> Vec<f32> {
+        self.verify_ops(t).0
+    }
+
+    /// The same, and the variants that were run.
+    pub fn verify_ops(self, t: &Tensor) -> (Vec<f32>, Vec<String>) {
         let plan = Arc::new(self.builder.finish().unwrap());
         crate::portability::check(&plan, self.context.facts());
         let bound = plan.bind(&self.context, &self.bound).unwrap();
@@ -113,7 +118,8 @@ impl Bench {
         let buffer = &self.bound.iter().find(|(s, _)| *s == t.slot).unwrap().1;
         let words = self.context.block_on(self.context.read_ranges(&[(buffer, 0..buffer.size())]).unwrap().words()).unwrap().remove(0);
         let values: Vec<f32> = words.into_iter().map(f32::from_bits).collect();
-        (0..t.rows).flat_map(|r| values[t.offset + r * t.stride..][..t.cols].to_vec()).collect()
+        let rows = (0..t.rows).flat_map(|r| values[t.offset + r * t.stride..][..t.cols].to_vec()).collect();
+        (rows, plan.ops().iter().map(|op| op.variant().name()).collect())
     }
 }
 
