@@ -52,14 +52,13 @@ const ROWS_OVER_LANES: usize = 4;
 
 fn variant(facts: &Facts, shape: Shape, split: bool) -> Variant {
     let Shape { head_dim, causal, group, rows, aligned } = shape;
-    // A query keeps 2 head_dim registers of a lane of 8 that lies over rows.
-    let most_lanes = if head_dim <= 64 { 4 } else { 2 };
     let mut defines = vec![("D", head_dim as i64), ("CAUSAL", i64::from(causal)), ("SPLIT", i64::from(split))];
     if facts.wide_lanes() && facts.trusts("attention_lanes", 8) && head_dim.is_multiple_of(8) && head_dim <= 128 {
         let side = i64::from(rows >= ROWS_OVER_LANES);
-        let (heads, blocks) = share(most_lanes, group, rows.div_ceil(8));
-        let blocks = if side == 1 { blocks as i64 } else { 1 };
-        defines.extend([("SIDE", side), ("HEADS", heads as i64), ("BLOCKS", blocks)]);
+        // A query keeps 2 head_dim registers of a lane that lies over rows.
+        let most = if side == 1 && head_dim > 64 { 2 } else { 4 };
+        let (heads, blocks) = share(most, group, if side == 1 { rows.div_ceil(8) } else { 1 });
+        defines.extend([("SIDE", side), ("HEADS", heads as i64), ("BLOCKS", blocks as i64)]);
         let source = include_str!("../../shaders/attention_lanes.wgsl");
         return Variant { kernel: "attention_lanes", source, defines, access: &ACCESS, subgroup: Some(8) };
     }
@@ -67,7 +66,7 @@ fn variant(facts: &Facts, shape: Shape, split: bool) -> Variant {
     // In vec4 of an invocation, as many sums as 64 registers hold, and keys (or values) in half of that; sums of 16 products
     // of keys and queries take half of the workgroup memory that there is everywhere.
     let per = head_dim.div_ceil(32);
-    let most = if subgroup.is_some() { most_lanes } else { (16 / per).clamp(1, 8) };
+    let most = if subgroup.is_some() { 4 } else { (16 / per).clamp(1, 8) };
     let (heads, blocks) = share(most, group, rows);
     let queries = heads * blocks;
     let keys = (8 / per).min(16 / queries).clamp(1, 4);
