@@ -38,6 +38,12 @@ fn translate(v: &Variant) -> Result<(), String> {
     let pipeline = hlsl::PipelineOptions::default();
     let written = hlsl::Writer::new(&mut text, &options, &pipeline).write(&module, &info, None).map_err(|e| format!("HLSL: {e}"))?;
     written.entry_point_names.into_iter().try_for_each(|name| name.map(drop).map_err(|e| format!("HLSL: {e}")))?;
+    let memory = module.global_variables.iter().filter(|(_, g)| g.space == naga::AddressSpace::WorkGroup);
+    let memory: u32 = memory.map(|(_, g)| module.types[g.ty].inner.size(module.to_ctx())).sum();
+    let invocations: u32 = module.entry_points[0].workgroup_size.iter().product();
+    if memory > 16 << 10 || invocations > 256 {
+        return Err(format!("{memory} bytes of workgroup memory and {invocations} invocations, more than there are everywhere"));
+    }
     let bindings = module.global_variables.iter().filter(|(_, g)| g.binding.is_some()).count();
     if bindings != v.access.len() + 1 {
         return Err(format!("{bindings} bindings in the shader, {} and the parameters in the host's list", v.access.len()));
