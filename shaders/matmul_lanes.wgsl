@@ -91,9 +91,15 @@ fn main(@builtin(workgroup_id) wid: vec3<u32>, @builtin(subgroup_invocation_id) 
 #end
     }
     let base = params.y_offset + z * params.y_step;
+    // One copy of the store for each r: drivers take a second to compile COLS ROWS of them.
 #for r in 0..ROWS
+    var sums$r = array<f32, $COLS>(
 #for c in 0..COLS
-    store(base, first_i + $(8 * r)u, first_j + $(c)u, acc_$(r)_$c);
+        acc_$(r)_$c,
 #end
+    );
+    for (var c = 0u; c < $(COLS)u; c++) {
+        store(base, first_i + $(8 * r)u, first_j + c, sums$r[c]);
+    }
 #end
 }

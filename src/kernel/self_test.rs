@@ -147,9 +147,10 @@ fn probes(facts: &Facts) -> Result<Vec<Probe>> {
     if fuses_gate(facts, 1) {
         all.push(linear_probe(facts, (4, 32), 1, 97, true)?);
     }
-    for i in 0..8 {
+    // Every number of columns that a variant is made for, and every way that operands may lie.
+    for (i, size, k) in [(0, (39, 37), 97), (3, (7, 39), 97), (5, (3, 37), 100), (6, (39, 1), 100)] {
         let p = Product { batch: 2, a_t: i & 1 > 0, b_t: i & 2 > 0, b_half: i & 4 > 0, alpha: 0.5, accumulate: true };
-        all.push(matmul_probe(facts, [(39, 37), (3, 37), (39, 1), (7, 39)][i % 4], if i < 4 { 97 } else { 100 }, &p)?);
+        all.push(matmul_probe(facts, size, k, &p)?);
     }
     for (cols, rms) in [(65, true), (577, false)] {
         let mut p = Probe::new(facts);
