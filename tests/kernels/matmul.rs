@@ -178,6 +178,18 @@ fn operands_above_a_binding_are_cut() {
     check(&facts, (129, 65, 65), Product { b_t: true, ..p }, [Odd; 3]);
 }
 
+#[test]
+fn grids_are_cut_along_every_dimension() {
+    for (_, mut facts) in all_facts().into_iter().take(2) {
+        facts.max_dispatch_ms = 0.001;
+        for (size, batch) in [((9, 300, 16), 1), ((300, 40, 16), 1), ((9, 9, 16), 5), ((9, 70, 1100), 2)] {
+            let p = Product { batch, b_t: true, ..Product::default() };
+            assert!(planned(&facts, size, p).ops().iter().any(|op| op.cuts().len() > 1));
+            check(&facts, size, p, [Odd; 3]);
+        }
+    }
+}
+
 /// The plan of a product of dense operands.
 fn planned(facts: &Facts, (m, n, k): (usize, usize, usize), p: Product) -> Plan {
     let mut b = Builder::new("test", facts);
