@@ -8,6 +8,7 @@ mod attention;
 mod embedding;
 mod gate;
 mod linear;
+mod matmul;
 mod nll;
 mod norm;
 mod rope;
@@ -83,9 +84,18 @@ impl Bed {
 
 fn all() {
     let mut c = Criterion::default().configure_from_args();
-    for family in
-        [linear::bench, norm::bench, attention::bench, rope::bench, embedding::bench, gate::bench, rows::bench, nll::bench, sample::bench]
-    {
+    for family in [
+        linear::bench,
+        matmul::bench,
+        norm::bench,
+        attention::bench,
+        rope::bench,
+        embedding::bench,
+        gate::bench,
+        rows::bench,
+        nll::bench,
+        sample::bench,
+    ] {
         family(&mut c);
     }
 }

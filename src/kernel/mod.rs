@@ -7,6 +7,7 @@ pub mod attention;
 pub mod embedding;
 pub mod gate;
 pub mod linear;
+pub mod matmul;
 pub mod nll;
 pub mod norm;
 pub mod roof;
@@ -97,6 +98,7 @@ fn fragments() -> &'static [(&'static str, &'static str)] {
         ("common/activation", include_str!("../../shaders/common/activation.wgsl")),
         ("common/attention", include_str!("../../shaders/common/attention.wgsl")),
         ("common/decode", include_str!("../../shaders/common/decode.wgsl")),
+        ("common/product", include_str!("../../shaders/common/product.wgsl")),
         ("common/reduce", include_str!("../../shaders/common/reduce.wgsl")),
         ("common/state", include_str!("../../shaders/common/state.wgsl")),
         ("common/threefry", include_str!("../../shaders/common/threefry.wgsl")),

@@ -5,6 +5,7 @@
 
 use super::attention::{Keys, attention};
 use super::linear::{Epilogue, Residual, fuses_gate, linear};
+use super::matmul::{Operand, Product, matmul};
 use super::nll::nll;
 use super::norm::{Norm, Rows, norm};
 use super::rope::{Cache, Qkv};
@@ -146,6 +147,11 @@ fn probes(facts: &Facts) -> Result<Vec<Probe>> {
     if fuses_gate(facts, 1) {
         all.push(linear_probe(facts, (4, 32), 1, 97, true)?);
     }
+    // Every number of columns that a variant is made for, and every way that operands may lie.
+    for (i, size, k) in [(0, (39, 37), 97), (3, (7, 39), 97), (5, (3, 37), 100), (6, (39, 1), 100)] {
+        let p = Product { batch: 2, a_t: i & 1 > 0, b_t: i & 2 > 0, b_half: i & 4 > 0, alpha: 0.5, accumulate: true };
+        all.push(matmul_probe(facts, size, k, &p)?);
+    }
     for (cols, rms) in [(65, true), (577, false)] {
         let mut p = Probe::new(facts);
         let (x, y) = (p.tensor("x", 3, cols), p.tensor("y", 3, cols));
@@ -181,6 +187,28 @@ fn linear_probe(facts: &Facts, format: (u32, u32), m: usize, cols: usize, gate: 
     };
     linear(&mut p.b, "linear", &x, &w, &y, &e)?;
     Ok(p)
+}
+
+fn matmul_probe(facts: &Facts, (m, n): (usize, usize), k: usize, p: &Product) -> Result<Probe> {
+    let mut t = Probe::new(facts);
+    let mut batch = |label, rows, cols| {
+        let all = t.tensor(label, p.batch * rows, cols);
+        Operand { first: all.slice_rows(0..rows), step: rows * all.stride }
+    };
+    let a = if p.a_t { batch("a", k, m) } else { batch("a", m, k) };
+    let y = batch("y", m, n);
+    let (rows, cols) = if p.b_t { (n, k) } else { (k, n) };
+    let b = if p.b_half {
+        let stride = cols.div_ceil(2);
+        let values = t.values(2 * p.batch * rows * stride);
+        let words = values.chunks(2).map(|v| [v[0], v[1]].map(|v| u32::from(half::f16::from_f32(v).to_bits()))).map(|[l, h]| l | h << 16);
+        let slot = t.words("b", words.collect());
+        Operand { first: Tensor { slot, offset: 0, rows, cols, stride }, step: rows * stride }
+    } else {
+        batch("b", rows, cols)
+    };
+    matmul(&mut t.b, "matmul", &a, &b, &y, p)?;
+    Ok(t)
 }
 
 /// One row at a capacity of 2048 is split over keys on every adapter.

@@ -4,6 +4,7 @@ pub mod attention;
 pub mod embedding;
 pub mod gate;
 pub mod linear;
+pub mod matmul;
 pub mod nll;
 pub mod norm;
 pub mod roof;

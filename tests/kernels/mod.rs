@@ -4,6 +4,7 @@ mod attention;
 mod embedding;
 mod gate;
 mod linear;
+mod matmul;
 mod norm;
 mod roof;
 mod rope;

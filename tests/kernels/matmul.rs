@@ -1,0 +1,276 @@
+use super::{Bench, POISON, all_facts};
+use crate::portability::adapters;
+use etalon::kernel::matmul::{Operand, Product, matmul};
+use etalon::plan::{Builder, Plan};
+use etalon::tensor::Tensor;
+use etalon::{Error, Facts};
+
+/// How an operand lies.
+#[derive(Debug, Clone, Copy, PartialEq)]
+enum Lie {
+    /// One matrix after another, rows without gaps.
+    Dense,
+    /// From an odd word on, with gaps after rows and matrices.
+    Odd,
+    /// One matrix for the whole batch.
+    Shared,
+}
+use Lie::{Dense, Odd, Shared};
+
+/// An operand and the values of each of its matrices. Words that nothing may be made of are NaN.
+fn operand(t: &mut Bench, label: &str, (rows, cols): (usize, usize), batch: usize, lie: Lie, half: bool) -> (Operand, Vec<Vec<f32>>) {
+    let gap = usize::from(lie == Odd);
+    let stride = if half { cols.div_ceil(2) } else { cols } + gap;
+    let step = if lie == Shared { 0 } else { rows * stride + 2 * gap };
+    let matrices = if lie == Shared { 1 } else { batch };
+    let mut words = vec![0x7fc0_7e00; 3 * gap + matrices.saturating_sub(1) * step + rows * stride];
+    let mut all = Vec::new();
+    for b in 0..matrices {
+        let mut values = t.random_values(rows * cols);
+        for (r, row) in values.chunks_mut(cols.max(1)).enumerate() {
+            let words = &mut words[3 * gap + b * step + r * stride..];
+            for (i, v) in row.iter_mut().enumerate() {
+                if half {
+                    let h = half::f16::from_f32(*v);
+                    *v = h.to_f32();
+                    let shift = 16 * (i % 2);
+                    words[i / 2] = words[i / 2] & !(0xffff << shift) | u32::from(h.to_bits()) << shift;
+                } else {
+                    words[i] = v.to_bits();
+                }
+            }
+        }
+        all.push(values);
+    }
+    let first = Tensor { slot: t.words(label, &words), offset: 3 * gap, rows, cols, stride };
+    (Operand { first, step }, all)
+}
+
+/// Runs a product and compares every op with its twin, and the whole with the plain product.
+fn check(facts: &Facts, (m, n, k): (usize, usize, usize), p: Product, lies: [Lie; 3]) {
+    let mut t = Bench::new(facts, (m * 31 + n * 7 + k) as u64);
+    let (a, av) = operand(&mut t, "A", if p.a_t { (k, m) } else { (m, k) }, p.batch, lies[0], false);
+    let (b, bv) = operand(&mut t, "B", if p.b_t { (n, k) } else { (k, n) }, p.batch, lies[1], p.b_half);
+    let gap = usize::from(lies[2] == Odd);
+    let (stride, step) = (n + gap, m * (n + gap) + gap);
+    let words = gap + p.batch * step;
+    let before = if p.accumulate { t.random_values(words) } else { vec![POISON; words] };
+    let slot = t.floats("Y", &before);
+    let y = Operand { first: Tensor { slot, offset: gap, rows: m, cols: n, stride }, step };
+    let label = format!("({m}, {n}, {k}) {p:?} {lies:?}");
+    matmul(&mut t.builder, &label, &a, &b, &y, &p).unwrap();
+    let got = t.verify(&Tensor { slot, offset: 0, rows: 1, cols: words, stride: words });
+    for i in 0..p.batch {
+        let (av, bv) = (&av[i % av.len()], &bv[i % bv.len()]);
+        for (r, c) in (0..m).flat_map(|r| (0..n).map(move |c| (r, c))) {
+            let a = |j| f64::from(av[if p.a_t { j * m + r } else { r * k + j }]);
+            let b = |j| f64::from(bv[if p.b_t { c * k + j } else { j * n + c }]);
+            let (sum, size) = (0..k).map(|j| a(j) * b(j)).fold((0.0, 0.0), |(s, t), v| (s + v, t + v.abs()));
+            let at = gap + i * step + r * stride + c;
+            let add = if p.accumulate { f64::from(before[at]) } else { 0.0 };
+            let want = f64::from(p.alpha) * sum + add;
+            let bound = 1e-5 * (f64::from(p.alpha).abs() * size + add.abs());
+            let got = f64::from(got[at]);
+            assert!((got - want).abs() <= bound, "{label}: {i} ({r}, {c}): {got} where {want} is expected");
+        }
+    }
+}
+
+/// All ways that A and B may lie.
+fn products() -> impl Iterator<Item = Product> {
+    (0..8).map(|i| Product { a_t: i & 1 > 0, b_t: i & 2 > 0, b_half: i & 4 > 0, ..Product::default() })
+}
+
+#[test]
+fn awkward_sizes_match_the_twin() {
+    let sizes = [(1, 1, 1), (13, 17, 5), (63, 65, 31), (65, 64, 33), (33, 31, 64), (1, 67, 66), (3, 41, 97), (71, 8, 7), (129, 5, 4)];
+    for (_, facts) in all_facts().into_iter().take(2) {
+        for (i, p) in products().enumerate() {
+            // Sizes take turns, since compiling takes most of the time.
+            for size in sizes.into_iter().skip(i % 2).step_by(2) {
+                check(&facts, size, p, [Odd; 3]);
+            }
+        }
+    }
+}
+
+#[test]
+fn dense_operands_match_the_twin() {
+    for (_, facts) in all_facts().into_iter().take(2) {
+        for (i, p) in products().enumerate() {
+            for (j, size) in [(64, 64, 64), (68, 132, 20), (1, 72, 64), (96, 4, 8)].into_iter().enumerate() {
+                check(&facts, size, p, [[Dense; 3], [Odd, Dense, Dense], [Dense, Odd, Odd]][(i + j) % 3]);
+            }
+        }
+    }
+}
+
+#[test]
+fn large_tiles_match_the_twin() {
+    for (name, facts) in all_facts().into_iter().take(2) {
+        for (i, p) in products().enumerate() {
+            // 64 tiles of 128 x 128, the last ones not full.
+            let p = Product { batch: 16, ..p };
+            let (size, lie) = [((129, 131, 9), Odd), ((132, 136, 12), Dense)][i.count_ones() as usize % 2];
+            let plan = planned(&facts, size, p);
+            assert!(name == "own" || plan.ops().iter().all(|op| op.variant().define("BM") == 128), "{}", plan.describe());
+            check(&facts, size, p, [lie; 3]);
+        }
+    }
+}
+
+#[test]
+fn batches_factors_and_accumulation_match_the_twin() {
+    for (_, facts) in all_facts().into_iter().take(2) {
+        for (i, p) in products().enumerate() {
+            let p = Product { batch: 3, alpha: -0.37, accumulate: i % 2 == 0, ..p };
+            match i % 3 {
+                0 => check(&facts, (37, 35, 19), p, [Odd; 3]),
+                1 => check(&facts, (36, 40, 20), p, [Dense, Shared, Dense]),
+                _ => check(&facts, (5, 40, 33), p, [Shared, Odd, Odd]),
+            }
+        }
+    }
+}
+
+#[test]
+fn an_empty_k_gives_zeros_or_leaves_y() {
+    for (_, facts) in all_facts().into_iter().take(2) {
+        for p in products().step_by(3) {
+            for (size, accumulate) in [((3, 5, 0), false), ((40, 70, 0), false), ((3, 5, 0), true), ((0, 5, 4), false), ((5, 0, 4), false)]
+            {
+                check(&facts, size, Product { batch: 2, accumulate, ..p }, [Dense; 3]);
+                check(&facts, size, Product { batch: 2, accumulate, ..p }, [Odd; 3]);
+            }
+            check(&facts, (3, 4, 5), Product { batch: 0, ..p }, [Dense; 3]);
+        }
+    }
+}
+
+#[test]
+fn a_long_k_is_cut_into_parts() {
+    for (_, facts) in all_facts().into_iter().take(2) {
+        for (i, p) in products().enumerate() {
+            let p = Product { batch: 1 + i % 2, alpha: 0.5, accumulate: i % 2 == 0, ..p };
+            let size = (12, 20 - 13 * (i % 2), 8195 + i);
+            let plan = planned(&facts, size, p);
+            assert_eq!(plan.ops().len(), 2, "{}", plan.describe());
+            check(&facts, size, p, [Odd; 3]);
+        }
+        check(&facts, (8, 16, 4096), Product { a_t: true, ..Product::default() }, [Dense; 3]);
+    }
+}
+
+#[test]
+fn operands_above_a_binding_are_cut() {
+    let facts = all_facts().remove(2).1;
+    for (i, p) in products().enumerate() {
+        // A, B or Y above 1 MiB; row lengths 65, 576 and 577.
+        let sizes =
+            [((1031, 9, 577), Dense), ((577, 576, 65), Dense), ((9, 1031, 577), Odd), ((7, 576, 1031), Dense), ((577, 5, 577), Odd)];
+        for (size, lie) in sizes.into_iter().skip(i % 2).step_by(1 + i / 4) {
+            assert!(p.b_half || planned(&facts, size, p).ops().len() > 1);
+            check(&facts, size, p, [lie; 3]);
+        }
+    }
+    let p = Product { batch: 41, ..Product::default() };
+    check(&facts, (65, 65, 65), p, [Dense, Shared, Dense]);
+    check(&facts, (129, 65, 65), Product { b_t: true, ..p }, [Odd; 3]);
+}
+
+#[test]
+fn grids_are_cut_along_every_dimension() {
+    for (_, mut facts) in all_facts().into_iter().take(2) {
+        facts.max_dispatch_ms = 0.001;
+        for (size, batch) in [((9, 300, 16), 1), ((300, 40, 16), 1), ((9, 9, 16), 5), ((9, 70, 1100), 2)] {
+            let p = Product { batch, b_t: true, ..Product::default() };
+            assert!(planned(&facts, size, p).ops().iter().any(|op| op.cuts().len() > 1));
+            check(&facts, size, p, [Odd; 3]);
+        }
+    }
+}
+
+/// The plan of a product of dense operands.
+fn planned(facts: &Facts, (m, n, k): (usize, usize, usize), p: Product) -> Plan {
+    let mut b = Builder::new("test", facts);
+    let mut dense = |rows: usize, cols: usize, half: bool| {
+        let stride = if half { cols.div_ceil(2) } else { cols };
+        let slot = b.external("operand", p.batch * rows * stride);
+        Operand { first: Tensor { slot, offset: 0, rows, cols, stride }, step: rows * stride }
+    };
+    let a = if p.a_t { dense(k, m, false) } else { dense(m, k, false) };
+    let w = if p.b_t { dense(n, k, p.b_half) } else { dense(k, n, p.b_half) };
+    let y = dense(m, n, false);
+    matmul(&mut b, "planned", &a, &w, &y, &p).unwrap();
+    b.finish().unwrap()
+}
+
+#[test]
+fn variants_follow_the_shape() {
+    let kernel = |facts: &Facts, size, define: &str| {
+        let plan = planned(facts, size, Product::default());
+        (plan.ops()[0].variant().kernel, plan.ops()[0].variant().define(define), plan.ops().len())
+    };
+    let all = adapters();
+    for facts in &all[2..] {
+        assert_eq!(kernel(facts, (2048, 2048, 512), "BM"), ("matmul_tile", 128, 1));
+        assert_eq!(kernel(facts, (512, 512, 512), "BM"), ("matmul_tile", 64, 1));
+        assert_eq!(kernel(facts, (64, 64, 512), "BM"), ("matmul_tile", 64, 1));
+        assert_eq!(kernel(facts, (64, 64, 1 << 16), "BM"), ("matmul_tile", 64, 2));
+        assert_eq!(kernel(facts, (1, 1024, 512), "SWAP"), ("matmul_tile", 1, 1));
+        // Partial sums would take more than the product is worth: runs of k follow one another.
+        assert_eq!(kernel(facts, (2048, 2048, 9000), "BM"), ("matmul_tile", 128, 3));
+    }
+    assert_eq!(kernel(&all[0], (2048, 2048, 512), "COLS"), ("matmul_lanes", 32, 1));
+    assert_eq!(kernel(&all[0], (2, 2048, 512), "COLS"), ("matmul_lanes", 4, 1));
+    assert_eq!(kernel(&all[1], (2048, 2048, 512), "BM"), ("matmul_tile", 128, 1));
+}
+
+#[test]
+fn operands_that_do_not_fit_are_refused() {
+    let facts = all_facts().remove(0).1;
+    let mut b = Builder::new("test", &facts);
+    let slot = b.external("operand", 4096);
+    let out = b.external("output", 4096);
+    let t = |slot, rows, cols, stride| Tensor { slot, offset: 0, rows, cols, stride };
+    let mut refused = |a: Tensor, w: Tensor, y: Operand, p: Product, why: &str| {
+        let e = matmul(&mut b, "bad", &a.into(), &w.into(), &y, &p).unwrap_err();
+        assert!(matches!(e, Error::Shape { .. }), "{e}");
+        assert!(e.to_string().contains(why), "{e}");
+    };
+    let (a, w, y) = (t(slot, 2, 5, 5), t(slot, 5, 3, 3), t(out, 2, 3, 3));
+    let one = Product::default();
+    refused(a, t(slot, 4, 3, 3), y.into(), one, "A (2, 5) times B (4, 3) into Y (2, 3), batch 1: A and B differ in k");
+    refused(a, w, y.into(), Product { a_t: true, ..one }, "A (2, 5)ᵀ times B (5, 3)");
+    refused(a, w, y.into(), Product { b_t: true, ..one }, "A and B differ in k");
+    refused(a, w, t(out, 2, 4, 4).into(), one, "Y must have");
+    refused(a, w, t(out, 3, 3, 3).into(), one, "Y must have");
+    refused(a, w, t(out, 2, 3, 2).into(), one, "the rows of Y overlap");
+    for step in [0, 2, 5] {
+        refused(a, w, Operand { first: y, step }, Product { batch: 2, ..one }, "the matrices of Y overlap");
+    }
+    refused(t(slot, 2, 5, usize::MAX), w, y.into(), one, "ends beyond any buffer");
+    refused(a, w, Operand { first: y, step: usize::MAX / 2 }, Product { batch: 9, ..one }, "ends beyond any buffer");
+    // Outside of its slot; and Y in a slot of A.
+    let far = t(slot, 2, 5, 4096);
+    assert!(matches!(matmul(&mut b, "bad", &far.into(), &w.into(), &y.into(), &one), Err(Error::Plan { .. })));
+    let same = Tensor { slot, ..y };
+    assert!(matches!(matmul(&mut b, "bad", &a.into(), &w.into(), &same.into(), &one), Err(Error::Plan { .. })));
+}
+
+#[test]
+fn matrices_may_lie_side_by_side() {
+    // As heads do within the rows of a layer's output.
+    let facts = all_facts().remove(0).1;
+    let mut t = Bench::new(&facts, 3);
+    let (rows, heads, dim) = (7, 3, 5);
+    let [q, k] = ["q", "k"].map(|l| t.random_dense(l, rows, heads * dim));
+    let scores = t.poisoned("scores", heads * rows, rows);
+    let head = |x: Tensor| Operand { first: x.slice_cols(0..dim), step: dim };
+    let p = Product { batch: heads, b_t: true, ..Product::default() };
+    let s = Operand { first: scores.slice_rows(0..rows), step: rows * rows };
+    matmul(&mut t.builder, "scores", &head(q), &head(k), &s, &p).unwrap();
+    let o = t.poisoned("o", rows, heads * dim);
+    matmul(&mut t.builder, "values", &s, &head(k), &head(o), &Product { batch: heads, ..Product::default() }).unwrap();
+    assert!(t.verify(&o).iter().all(|v| *v != POISON));
+}
