@@ -22,7 +22,7 @@ const TRIANGLE: &str = "
 @vertex fn vertex(@builtin(vertex_index) i: u32) -> @builtin(position) vec4<f32> {
     return vec4<f32>(f32(i32(i) - 1), f32(i32(i & 1u) * 2 - 1), 0.0, 1.0);
 }
-@fragment fn fragment() -> @location(0) vec4<f32> { return vec4<f32>(1.0, 0.5, 0.25, 1.0); }
+@fragment fn fragment() -> @location(0) vec4<f32> { return vec4<f32>(1.0, 128.0 / 255.0, 64.0 / 255.0, 1.0); }
 ";
 
 impl Host {

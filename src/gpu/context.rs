@@ -1,6 +1,6 @@
 //! A device and everything that is shared by the plans that run on it.
 
-use super::buffer::{Accounting, lock};
+use super::buffer::Accounting;
 use super::pipeline::{PipelineCache, now};
 use super::{Buffer, Facts, MemoryReport, Pipeline, required_features, required_limits};
 use crate::kernel::Variant;
@@ -50,7 +50,7 @@ struct Inner {
     pipelines: PipelineCache,
     driver_cache: DriverCache,
     accounting: Arc<Accounting>,
-    workspace: Mutex<Workspace>,
+    workspace: Arc<Mutex<Workspace>>,
 }
 
 /// Transient buffers, shared by every plan of the context; grown to the largest.
@@ -154,7 +154,7 @@ impl Context {
             pipelines: PipelineCache::default(),
             driver_cache,
             accounting: Arc::default(),
-            workspace: Mutex::default(),
+            workspace: Arc::default(),
         }))
     }
 
@@ -210,8 +210,8 @@ impl Context {
         self.0.pipelines.get(&self.0.device, cache, variant)
     }
 
-    pub(crate) fn workspace(&self) -> std::sync::MutexGuard<'_, Workspace> {
-        lock(&self.0.workspace)
+    pub(crate) fn workspace(&self) -> &Arc<Mutex<Workspace>> {
+        &self.0.workspace
     }
 
     /// A zeroed storage buffer of at least `bytes` bytes (rounded up to 256), counted under `label`.

@@ -7,9 +7,9 @@ mod context;
 mod facts;
 mod pipeline;
 
-#[cfg(feature = "models")]
 pub(crate) use buffer::lock;
 pub use buffer::{Buffer, MemoryReport};
+pub(crate) use context::Workspace;
 pub use context::{Context, ContextOptions, Readback};
 pub use facts::{Facts, required_features, required_limits};
 pub(crate) use pipeline::Pipeline;

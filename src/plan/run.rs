@@ -1,9 +1,9 @@
 //! Running a plan: bind groups over buffers, encoding, profiling, slices.
 
 use super::{Op, Plan, SlotId, SlotKind};
-use crate::gpu::{Buffer, Context, Pipeline};
+use crate::gpu::{Buffer, Context, Pipeline, Workspace, lock};
 use crate::{Error, Result};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard};
 
 /// WebGPU's alignment of uniform binding offsets.
 const UNIFORM_ALIGN: usize = 256;
@@ -15,6 +15,8 @@ pub struct Bound {
     context: Context,
     external: Vec<Option<Arc<Buffer>>>,
     pipelines: Vec<Arc<Pipeline>>,
+    /// The context's, but for a run that must not share it.
+    workspace: Arc<Mutex<Workspace>>,
     params: Arc<Buffer>,
     groups: Mutex<Groups>,
     /// Measured milliseconds of each op; empty until [`Bound::calibrate`].
@@ -47,12 +49,22 @@ pub struct OpTime {
 
 impl Bound {
     pub(super) fn new(plan: Arc<Plan>, context: &Context, bindings: &[(SlotId, Arc<Buffer>)]) -> Result<Self> {
-        let fault = |message: String| Error::Plan { plan: plan.label.clone(), message };
         let mut external = vec![None; plan.slots.len()];
         for (slot, buffer) in bindings {
-            let place = external.get_mut(slot.0 as usize).ok_or_else(|| fault(format!("unknown slot {}", slot.0)))?;
-            *place = Some(buffer.clone());
+            let place = external.get_mut(slot.0 as usize);
+            let unknown = || Error::Plan { plan: plan.label.clone(), message: format!("unknown slot {}", slot.0) };
+            *place.ok_or_else(unknown)? = Some(buffer.clone());
         }
+        Self::with(plan, context, external, context.workspace().clone())
+    }
+
+    /// The same in a workspace of its own, for runs of several submissions that another thread's run must not come between.
+    pub(super) fn apart(&self) -> Result<Self> {
+        Self::with(self.plan.clone(), &self.context, self.external.clone(), Arc::default())
+    }
+
+    fn with(plan: Arc<Plan>, context: &Context, external: Vec<Option<Arc<Buffer>>>, workspace: Arc<Mutex<Workspace>>) -> Result<Self> {
+        let fault = |message: String| Error::Plan { plan: plan.label.clone(), message };
         for (s, b) in plan.slots.iter().zip(&external) {
             match (s.kind, b) {
                 (SlotKind::External, None) => return Err(fault(format!("slot `{}` has no buffer", s.label))),
@@ -66,7 +78,8 @@ impl Bound {
         let pipelines = plan.ops.iter().map(|o| context.pipeline(&o.variant)).collect::<Result<Vec<_>>>()?;
         let params = upload_params(&plan, context)?;
         let groups = Mutex::new(Groups { generation: u64::MAX, groups: Arc::default(), _workspace: Vec::new() });
-        let bound = Self { plan, context: context.clone(), external, pipelines, params, groups, measured_ms: Mutex::default() };
+        let measured_ms = Mutex::default();
+        let bound = Self { plan, context: context.clone(), external, pipelines, workspace, params, groups, measured_ms };
         bound.groups()?;
         Ok(bound)
     }
@@ -76,20 +89,24 @@ impl Bound {
         &self.plan
     }
 
+    fn workspace(&self) -> MutexGuard<'_, Workspace> {
+        lock(&self.workspace)
+    }
+
     /// The buffer that a slot lies in.
     pub(super) fn buffer(&self, slot: SlotId) -> Result<Arc<Buffer>> {
         if let Some(b) = &self.external[slot.0 as usize] {
             return Ok(b.clone());
         }
         let index = self.plan.memory.buffer[slot.0 as usize];
-        let found = index.and_then(|i| self.context.workspace().buffers.get(i).cloned());
+        let found = index.and_then(|i| self.workspace().buffers.get(i).cloned());
         found.ok_or_else(|| Error::Plan { plan: self.plan.label.clone(), message: format!("slot {} has no buffer", slot.0) })
     }
 
     /// Bind groups for the workspace as it is now, grown for this plan if it must be.
     fn groups(&self) -> Result<Arc<Vec<Vec<wgpu::BindGroup>>>> {
         let (generation, buffers) = self.grow_workspace()?;
-        let mut cached = self.groups.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut cached = lock(&self.groups);
         if cached.generation == generation {
             return Ok(cached.groups.clone());
         }
@@ -111,7 +128,7 @@ impl Bound {
 
     fn grow_workspace(&self) -> Result<(u64, Vec<Arc<Buffer>>)> {
         let sizes = &self.plan.memory.sizes;
-        let mut w = self.context.workspace();
+        let mut w = self.workspace();
         for (i, size) in sizes.iter().enumerate() {
             if w.buffers.get(i).is_some_and(|b| b.size() >= *size) {
                 continue;
@@ -152,7 +169,7 @@ impl Bound {
     /// [`Error::OutOfMemory`] where the workspace must grow and cannot; [`Error::Request`] while a run in slices holds it.
     pub fn encode(&self, pass: &mut wgpu::ComputePass<'_>) -> Result<()> {
         let groups = self.groups()?;
-        if self.context.workspace().taken {
+        if self.workspace().taken {
             return Err(Error::Request("a run in slices holds the workspace: finish it first".into()));
         }
         for i in 0..self.plan.ops.len() {
@@ -210,7 +227,7 @@ impl Bound {
     /// As [`Bound::encode`].
     pub fn sliced(self: &Arc<Self>) -> Result<SlicedRun> {
         let groups = self.groups()?;
-        let mut w = self.context.workspace();
+        let mut w = self.workspace();
         if w.taken {
             return Err(Error::Request("another run in slices holds the workspace: finish it first".into()));
         }
@@ -224,13 +241,13 @@ impl Bound {
     /// As [`Bound::profile`].
     pub async fn calibrate(&self) -> Result<()> {
         let times = self.profile().await?;
-        *self.measured_ms.lock().unwrap_or_else(PoisonError::into_inner) = times.iter().map(|t| t.us / 1e3).collect();
+        *lock(&self.measured_ms) = times.iter().map(|t| t.us / 1e3).collect();
         Ok(())
     }
 
     /// What op `i` takes, measured where it was, else estimated from bytes and flops.
     fn cost_ms(&self, i: usize) -> f64 {
-        let measured = self.measured_ms.lock().unwrap_or_else(PoisonError::into_inner);
+        let measured = lock(&self.measured_ms);
         measured.get(i).copied().unwrap_or(self.plan.estimated_ms[i])
     }
 
@@ -326,7 +343,7 @@ const DISPATCH_MS: f64 = 0.01;
 
 impl Drop for SlicedRun {
     fn drop(&mut self) {
-        self.bound.context.workspace().taken = false;
+        self.bound.workspace().taken = false;
     }
 }
 

@@ -144,10 +144,11 @@ impl Bound {
     /// [`Error::Mismatch`] for the first op that differs; what the device reports.
     pub async fn verify(&self) -> Result<Vec<Verified>> {
         let mut done = Vec::new();
+        let bound = self.apart()?;
         for (i, op) in self.plan().ops().iter().enumerate() {
-            let before = self.snapshot(op, false).await?;
-            self.run_op(i)?;
-            let after = self.snapshot(op, true).await?;
+            let before = bound.snapshot(op, false).await?;
+            bound.run_op(i)?;
+            let after = bound.snapshot(op, true).await?;
             let v = compare(op, &before, &after.windows).map_err(|message| Error::Mismatch {
                 plan: self.plan().label().into(),
                 index: i,
