@@ -146,7 +146,7 @@ fn short_or_busy_attention_is_one_dispatch() {
     let ops = |facts: &Facts, heads, kv_heads, capacity, sequences: usize| {
         over_a_cache(facts, (64, heads, kv_heads, 1, capacity, &vec![40; sequences])).1.len()
     };
-    assert_eq!(ops(&like_a_gpu(), 3, 1, 511, 1), 1, "short");
-    assert_eq!(ops(&like_a_gpu(), 3, 1, 512, 1), 2, "long");
-    assert_eq!(ops(&like_a_gpu(), 50, 50, 512, 4), 1, "200 workgroups");
+    assert_eq!(ops(&like_a_gpu(), 3, 1, 127, 1), 1, "short");
+    assert_eq!(ops(&like_a_gpu(), 3, 1, 128, 1), 2, "long");
+    assert_eq!(ops(&like_a_gpu(), 66, 66, 512, 4), 1, "264 workgroups");
 }
