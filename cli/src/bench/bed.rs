@@ -8,8 +8,8 @@ use etalon::tensor::{Format, Matrix, Segment, Tensor};
 use etalon::{Context, Facts};
 use std::sync::Arc;
 
-/// Distinct outputs in rotation, so that no dispatch waits for the one before.
-const OUTPUTS: usize = 8;
+/// Bytes of the outputs of a case.
+const OUTPUTS: u64 = 512 << 20;
 
 pub(super) struct Bed {
     context: Context,
@@ -37,11 +37,13 @@ impl Bed {
     }
 
     /// Dispatches by the bytes that each reads: enough to go through all distinct operands, and not too few to measure.
-    pub(super) fn rotation(&mut self, bytes: u64) -> Rotation {
+    ///
+    /// Each has an output of its own, so that none waits for another, unless outputs (of `out` bytes) would take too much memory.
+    pub(super) fn rotation(&mut self, bytes: u64, out: u64) -> Rotation {
         let (distinct, least) = if self.context.facts().is_software() { (32 << 20, 4usize) } else { (256 << 20, 100) };
         let operands = u64::div_ceil(distinct, bytes.max(1)).clamp(1, 256) as usize;
         self.repeats = operands * least.div_ceil(operands);
-        Rotation { operands, outputs: OUTPUTS.min(self.repeats), repeats: self.repeats }
+        Rotation { operands, outputs: self.repeats.min((OUTPUTS / out.max(1)).max(2) as usize), repeats: self.repeats }
     }
 
     pub(super) fn bind(self) -> Result<Bound> {

@@ -4,6 +4,7 @@ use super::bed::Bed;
 use anyhow::Result;
 use etalon::kernel::attention::{Keys, attention};
 use etalon::kernel::linear::{Epilogue, linear};
+use etalon::kernel::matmul::{Operand, Product, matmul};
 use etalon::kernel::norm::{Norm, Rows, norm};
 use etalon::kernel::rope::{Cache, Qkv};
 use etalon::kernel::sample::sample;
@@ -58,6 +59,11 @@ pub(super) fn all() -> Vec<Case> {
     for (n, large) in [(1024, false), (4096, true)] {
         add(format!("matrix f32 {n}x{n}x{n}"), large, product(n, n, n, Format::F32));
     }
+    for (n, large) in [(1024, false), (4096, true)] {
+        for (name, a_t, b_t) in [("A B", false, false), ("A Bt", false, true), ("At B", true, false)] {
+            add(format!("matmul {name} {n}x{n}x{n}"), large, general(n, a_t, b_t));
+        }
+    }
     for (rows, cols) in [(1, 576), (1, 4096), (512, 2048)] {
         add(format!("RMSNorm {rows}x{cols}"), false, normalise(rows, cols, true));
         add(format!("LayerNorm {rows}x{cols}"), false, normalise(rows, cols, false));
@@ -75,7 +81,7 @@ pub(super) fn all() -> Vec<Case> {
 /// `m` rows of x times the transpose of an `n x k` weight.
 fn product(m: usize, n: usize, k: usize, format: Format) -> Build {
     Box::new(move |bed| {
-        let r = bed.rotation(4 * (n * (format.row_words(k) + format.scale_words(k))) as u64);
+        let r = bed.rotation(4 * (n * (format.row_words(k) + format.scale_words(k))) as u64, 4 * (m * n) as u64);
         let x = bed.input(m, k)?;
         let weights = bed.matrices(r.operands, format, n, k)?;
         let outputs = bed.outputs(r.outputs, m, n)?;
@@ -86,9 +92,24 @@ fn product(m: usize, n: usize, k: usize, format: Format) -> Build {
     })
 }
 
+/// A square product of activations.
+fn general(n: usize, a_t: bool, b_t: bool) -> Build {
+    Box::new(move |bed| {
+        let r = bed.rotation(8 * (n * n) as u64, 4 * (n * n) as u64);
+        let pairs = (0..r.operands).map(|_| Ok([bed.input(n, n)?, bed.input(n, n)?])).collect::<Result<Vec<_>>>()?;
+        let outputs = bed.outputs(r.outputs, n, n)?;
+        let product = Product { a_t, b_t, ..Product::default() };
+        for i in 0..r.repeats {
+            let [a, b] = pairs[i % r.operands].map(Operand::from);
+            matmul(bed.builder(), "matmul", &a, &b, &outputs[i % r.outputs].into(), &product)?;
+        }
+        Ok(())
+    })
+}
+
 fn normalise(rows: usize, cols: usize, rms: bool) -> Build {
     Box::new(move |bed| {
-        let r = bed.rotation(4 * (rows * cols) as u64);
+        let r = bed.rotation(4 * (rows * cols) as u64, 4 * (rows * cols) as u64);
         let inputs = (0..r.operands).map(|_| bed.input(rows, cols)).collect::<Result<Vec<_>>>()?;
         let outputs = bed.outputs(r.outputs, rows, cols)?;
         let gain = bed.input(1, cols)?.slot;
@@ -104,7 +125,7 @@ fn normalise(rows: usize, cols: usize, rms: bool) -> Build {
 /// One new token against `context` keys.
 fn decode_attention(heads: usize, kv_heads: usize, head_dim: usize, context: usize) -> Build {
     Box::new(move |bed| {
-        let r = bed.rotation(8 * (kv_heads * context * head_dim) as u64);
+        let r = bed.rotation(8 * (kv_heads * context * head_dim) as u64, 4 * (heads * head_dim) as u64);
         let state = State { length: context as u32 - 1, count: 1, ..State::default() };
         let state = bed.words("state", &state.words())?;
         let (q_cols, kv_cols) = (heads * head_dim, kv_heads * head_dim);
@@ -126,7 +147,7 @@ fn decode_attention(heads: usize, kv_heads: usize, head_dim: usize, context: usi
 
 fn choose(vocabulary: usize, state: State) -> Build {
     Box::new(move |bed| {
-        let r = bed.rotation(4 * vocabulary as u64);
+        let r = bed.rotation(4 * vocabulary as u64, 512);
         let logits = (0..r.operands).map(|_| bed.input(1, vocabulary)).collect::<Result<Vec<_>>>()?;
         // A dispatch advances its state, so each has one of its own.
         let mut states = Vec::new();

@@ -97,11 +97,12 @@ fn measure(context: &Context, case: &Case, samples: usize) -> Result<Row> {
 
 fn header(context: &Context, roof: &Roof) -> Result<()> {
     print(&format!(
-        "{}\ncopy {:.1} GB/s (read and written), multiply-adds {:.1} GFLOP/s, timed by {}\n\n{:34} {:>11} {:>9} {:>10} {:>7} {:>7}  variant\n",
+        "{}\ncopy {:.1} GB/s (read and written), multiply-adds {:.1} GFLOP/s, timed by {}; host time of a replayed dispatch {:.2} us\n\n{:34} {:>11} {:>9} {:>10} {:>7} {:>7}  variant\n",
         context.facts().summary(),
         roof.bytes_s / 1e9,
         roof.flop_s / 1e9,
         timing::clock(context),
+        roof.replay_us,
         "case",
         "us",
         "GB/s",
@@ -130,6 +131,6 @@ fn as_json(context: &Context, roof: &Roof, rows: &[Row]) -> Value {
         .collect();
     json!({
         "adapter": context.facts().summary(), "clock": timing::clock(context), "copy_bytes_per_s": roof.bytes_s,
-        "fma_flop_per_s": roof.flop_s, "cases": rows,
+        "fma_flop_per_s": roof.flop_s, "replay_us": roof.replay_us, "cases": rows,
     })
 }

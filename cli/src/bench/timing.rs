@@ -5,8 +5,10 @@ use etalon::plan::Bound;
 use etalon::{Context, wgpu};
 use std::time::Instant;
 
-/// A sample is no shorter than this.
+/// By the host's clock, a sample is no shorter than this.
 const SAMPLE_US: f64 = 50_000.0;
+/// By timestamps, the same work runs for this long before a sample.
+const WARM_US: f64 = 20_000.0;
 /// Dispatches between two timestamps on a real GPU, where they may take microseconds.
 const DISPATCHES: usize = 100;
 
@@ -23,12 +25,17 @@ pub(super) fn clock(context: &Context) -> &'static str {
 /// Microseconds of one run: the median of some samples, after a first run that is not counted.
 pub(super) fn median_us(context: &Context, bound: &Bound, samples: usize) -> Result<f64> {
     let by_timestamps = clock(context) == "timestamps";
-    let once = |times: usize| if by_timestamps { timestamps(context, bound, times) } else { host(context, bound, times) };
-    once(1)?;
-    let first = once(1)?;
-    let least = if by_timestamps { DISPATCHES.div_ceil(bound.plan().dispatches()) } else { 1 };
-    let times = ((SAMPLE_US / first.max(1.0)).ceil() as usize).clamp(least, 10_000);
-    let mut us = (0..samples).map(|_| Ok(once(times)? / times as f64)).collect::<Result<Vec<_>>>()?;
+    let once = |times: usize, warm| if by_timestamps { timestamps(context, bound, times, warm) } else { host(context, bound, times) };
+    once(1, 1)?;
+    let first = once(1, 1)?;
+    let times = if by_timestamps {
+        // No more runs than that: a run that writes what the one before wrote waits for it, dispatch by dispatch.
+        DISPATCHES.div_ceil(bound.plan().dispatches())
+    } else {
+        ((SAMPLE_US / first.max(1.0)).ceil() as usize).clamp(1, 10_000)
+    };
+    let warm = ((WARM_US / first.max(1.0)).ceil() as usize).clamp(1, 1000);
+    let mut us = (0..samples).map(|_| Ok(once(times, warm)? / times as f64)).collect::<Result<Vec<_>>>()?;
     us.sort_by(f64::total_cmp);
     Ok(us[us.len() / 2])
 }
@@ -40,16 +47,25 @@ fn host(context: &Context, bound: &Bound, times: usize) -> Result<f64> {
     Ok(start.elapsed().as_secs_f64() * 1e6)
 }
 
-fn wait(context: &Context) -> Result<()> {
+pub(super) fn wait(context: &Context) -> Result<()> {
     context.device().poll(wgpu::PollType::wait_indefinitely()).map(|_| ()).map_err(|e| anyhow!("waiting for the device: {e}"))
 }
 
-fn timestamps(context: &Context, bound: &Bound, times: usize) -> Result<f64> {
+fn timestamps(context: &Context, bound: &Bound, times: usize, warm: usize) -> Result<f64> {
     let device = context.device();
     let set = device.create_query_set(&wgpu::QuerySetDescriptor { label: None, ty: wgpu::QueryType::Timestamp, count: 2 });
     let buffer = |usage| device.create_buffer(&wgpu::BufferDescriptor { label: None, size: 16, usage, mapped_at_creation: false });
     let resolved = buffer(wgpu::BufferUsages::QUERY_RESOLVE | wgpu::BufferUsages::COPY_SRC);
     let read = buffer(wgpu::BufferUsages::COPY_DST | wgpu::BufferUsages::MAP_READ);
+    // Work just before, since idle GPUs run at a fraction of their clock. In a command buffer of its own: within one, what both
+    // passes write would make every dispatch of the second wait.
+    let mut before = device.create_command_encoder(&wgpu::CommandEncoderDescriptor::default());
+    {
+        let mut pass = before.begin_compute_pass(&wgpu::ComputePassDescriptor::default());
+        for _ in 0..warm.max(1) {
+            bound.encode(&mut pass)?;
+        }
+    }
     let mut encoder = device.create_command_encoder(&wgpu::CommandEncoderDescriptor::default());
     {
         let mut pass = encoder.begin_compute_pass(&wgpu::ComputePassDescriptor {
@@ -66,7 +82,7 @@ fn timestamps(context: &Context, bound: &Bound, times: usize) -> Result<f64> {
     }
     encoder.resolve_query_set(&set, 0..2, &resolved, 0);
     encoder.copy_buffer_to_buffer(&resolved, 0, &read, 0, 16);
-    context.queue().submit([encoder.finish()]);
+    context.queue().submit([before.finish(), encoder.finish()]);
     read.map_async(wgpu::MapMode::Read, .., |_| {});
     wait(context)?;
     let view = read.slice(..).get_mapped_range().map_err(|e| anyhow!("reading timestamps: {e}"))?;
