@@ -10,7 +10,7 @@ struct Params {
     origin: vec4<u32>,
     cols: u32, w_stride: u32, s_stride: u32, first: u32,
     rows: u32, y_offset: u32, y_stride: u32, ids_offset: u32,
-    sequence_rows: u32, id_add: u32, last_id: u32, pad0: u32,
+    sequence_rows: u32, id_add: u32, last_id: u32, zero: u32,
 #if TABLE
     table0: vec4<f32>, table1: vec4<f32>, table2: vec4<f32>, table3: vec4<f32>,
 #end

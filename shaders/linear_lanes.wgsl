@@ -1,10 +1,12 @@
 // y[m, n] = act(sum_k x[m, k] W[n, k] + bias[n]) + residual[m, n] for drivers that run a subgroup of 8 as one SIMD register.
 //
-// There, a load that differs between lanes is done lane by lane: on Mesa 22.3 each word of each lane goes through a store and a
-// reload of the whole register, so arithmetic per loaded word decides (docs/ARCHITECTURE.md has figures).
+// There, a load that differs between lanes is done lane by lane with a branch for each, so that loads are as wide as rows are
+// aligned for, and arithmetic per load decides; a sum that a loop carries costs a load, a blend by the execution mask and a store
+// an iteration, so that iterations are long (docs/ARCHITECTURE.md has figures).
 // A workgroup is one subgroup. SIDE 0 (few rows of x): lanes lie over weight rows, ROWS a lane; x is loaded once per subgroup and
-// broadcast. SIDE 1 (many): lanes lie over rows of x, ROWS a lane; COLS weight rows are loaded and decoded once by the lanes
-// and broadcast. No workgroup memory, no barriers.
+// broadcast; SPAN blocks of 32 an iteration, their scales together where SHARE. SIDE 1 (many): lanes lie over rows of x, ROWS a
+// lane; COLS weight rows are loaded and decoded once by the lanes and broadcast; codes of HOLD elements stay in registers. No
+// workgroup memory, no barriers.
 #import common/activation
 #import common/decode
 
@@ -18,17 +20,56 @@ struct Params {
 #end
 }
 @group(0) @binding(0) var<uniform> params: Params;
+#if XV
+@group(0) @binding(1) var<storage, read> x: array<vec4<f32>>; // (m, cols)
+#else
 @group(0) @binding(1) var<storage, read> x: array<f32>; // (m, cols)
+#end
+#if LOAD == 1
 @group(0) @binding(2) var<storage, read> data: array<u32>; // (n, w_stride)
+#else
+@group(0) @binding(2) var<storage, read> data: array<vec4<u32>>; // (n, w_stride)
+#end
 @group(0) @binding(3) var<storage, read_write> y: array<f32>; // (m, n)
 #if QUANT
+#if SLOAD == 1
 @group(0) @binding(4) var<storage, read> scales: array<u32>; // (n, s_stride)
+#else
+@group(0) @binding(4) var<storage, read> scales: array<vec$(SLOAD)<u32>>; // (n, s_stride)
+#end
 #end
 #if BIAS
 @group(0) @binding($(4 + QUANT)) var<storage, read> bias: array<f32>; // (n)
 #end
 #if RES == 1
 @group(0) @binding($(4 + QUANT + BIAS)) var<storage, read> residual: array<f32>; // (m, n)
+#end
+
+// Four elements of a row of x, zeros past its end.
+fn x4(m: u32, k: u32) -> vec4<f32> {
+    let b = params.x_offset + m * params.x_stride + k;
+#if XV
+#if KTAIL
+    if (k >= params.cols) { return vec4<f32>(0.0); }
+#end
+    return x[b >> 2u];
+#else
+#if KTAIL
+    var v = vec4<f32>(0.0);
+    if (k < params.cols) { v.x = x[b]; }
+    if (k + 1u < params.cols) { v.y = x[b + 1u]; }
+    if (k + 2u < params.cols) { v.z = x[b + 2u]; }
+    if (k + 3u < params.cols) { v.w = x[b + 3u]; }
+    return v;
+#else
+    return vec4<f32>(x[b], x[b + 1u], x[b + 2u], x[b + 3u]);
+#end
+#end
+}
+#if SIDE == 0
+#if PLACE
+fn power(p: u32) -> f32 { return bitcast<f32>((127u - p) << 23u); } // 2^-p
+#end
 #end
 
 fn store(m: u32, n: u32, sum: f32) {
@@ -64,34 +105,71 @@ fn main(@builtin(workgroup_id) wid: vec3<u32>, @builtin(subgroup_invocation_id) 
     var sum_$(r)_$c = 0.0;
 #end
 #end
-    let blocks = (params.cols + 31u) / 32u;
-    for (var kb = 0u; kb < blocks; kb++) {
-        let k = kb * 32u;
-#for c in 0..COLS
-#for i in 0..4
-#if KTAIL
-        var x_$(c)_$i = 0.0;
-        if (k + $(8 * i)u + lane < params.cols) { x_$(c)_$i = x[params.x_offset + $(c)u * params.x_stride + k + $(8 * i)u + lane]; }
-#else
-        let x_$(c)_$i = x[params.x_offset + $(c)u * params.x_stride + k + $(8 * i)u + lane];
+#if PLACE
+    // Codes become numbers where they are in their word, 2^p too large, and x makes up for it; only the last of a word is shifted.
+#for e in 0..3
+    let place_$e = select(power($(8 * e)u), power($(8 * e + 4 * (BITS == 4))u), (lane & 1u) == 1u);
 #end
+    let place_3 = select(power($(24 * (BITS == 4))u), 1.0, (lane & 1u) == 1u);
+#end
+    let blocks = (params.cols + 31u) / 32u;
+    for (var kb = 0u; kb < blocks; kb += $(SPAN)u) {
+#if SHARE
+#for r in 0..(ROWS * (1 + GATE))
+#if SLOAD == 1
+        let shared_$(r)_0 = scales[n$r * params.s_stride + kb / $(1 + (SCALES == 0))u];
+#else
+        let all_$r = scales[(n$r * params.s_stride + kb / $(1 + (SCALES == 0))u) / $(SLOAD)u];
+#for w in 0..SLOAD
+        let shared_$(r)_$w = all_$r[$w];
+#end
+#end
+#end
+#end
+#for s in 0..SPAN
+        {
+        let k = (kb + $(s)u) * 32u;
+        // A lane holds quad `lane` of each row of x.
+#for c in 0..COLS
+#if XV && KTAIL == 0
+        let x_$c = x[(params.x_offset + $(c)u * params.x_stride + k + 4u * lane) >> 2u];
+#else
+        let x_$c = x4($(c)u, k + 4u * lane);
 #end
 #if QUANT && TABLE == 0
-        let half_$(c)_0 = subgroupAdd(x_$(c)_0 + x_$(c)_1);
-        let half_$(c)_1 = subgroupAdd(x_$(c)_2 + x_$(c)_3);
+        let four_$c = (x_$(c).x + x_$(c).y) + (x_$(c).z + x_$(c).w);
+#if GROUP % 32 == 0
+        let half_$(c)_0 = subgroupAdd(four_$c);
+#else
+        let half_$(c)_0 = subgroupAdd(select(0.0, four_$c, lane < 4u));
+        let half_$(c)_1 = subgroupAdd(select(0.0, four_$c, lane >= 4u));
+#end
 #else
         let half_$(c)_0 = 0.0;
         let half_$(c)_1 = 0.0;
 #end
+#for e in 0..4
+#if PLACE
+        let x_$(c)_$e = x_$(c)[$e] * place_$e;
+#else
+        let x_$(c)_$e = x_$(c)[$e];
+#end
+#end
 #end
 #if QUANT
 #for r in 0..(ROWS * (1 + GATE))
-        let b_$r = fetch(n$r, kb);
-#if GROUP % 32 == 0
-        let g_$(r)_0 = group_of(n$r, k);
+        let b_$r = fetch(n$r, kb + $(s)u);
+#if SHARE
+#if SCALES == 0
+        let g_$(r)_0 = group_in(shared_$(r)_$(s / 2) >> $(16 * (s % 2))u);
+#else
+        let g_$(r)_0 = group_in(shared_$(r)_$s);
+#end
 #else
         let g_$(r)_0 = group_of(n$r, k);
+#if GROUP % 32 != 0
         let g_$(r)_1 = group_of(n$r, k + 16u);
+#end
 #end
 #for h in 0..2
 #for c in 0..COLS
@@ -102,20 +180,41 @@ fn main(@builtin(workgroup_id) wid: vec3<u32>, @builtin(subgroup_invocation_id) 
 #end
 #for j in 0..8
 #for r in 0..(ROWS * (1 + GATE))
+#if PLACE
+#for e in 0..4
+#if BITS == 4
+#if e == 3 && j % 2 == 1
+        let q_$(j)_$(r)_$e = f32(i32(b_$r[$(j / 2)] >> 28u));
+#else
+        let q_$(j)_$(r)_$e = f32(i32(b_$r[$(j / 2)] & (15u << $(8 * e + 4 * (j % 2))u)));
+#end
+#else
+#if e == 3
+        let q_$(j)_$(r)_$e = f32(i32(b_$r[$j] >> 24u));
+#else
+        let q_$(j)_$(r)_$e = f32(i32(b_$r[$j] & (255u << $(8 * e)u)));
+#end
+#end
+#end
+#else
 #if QUANT
         let q_$(j)_$r = numbers(codes$j(b_$r));
 #else
         let q_$(j)_$r = load4(n$r, k + $(4 * j)u);
 #end
+#for e in 0..4
+        let q_$(j)_$(r)_$e = q_$(j)_$r[$e];
+#end
+#end
 #end
 #for e in 0..4
 #for c in 0..COLS
-        let x_$(c)_$(j)_$e = subgroupBroadcast(x_$(c)_$(j / 2), $(4 * (j % 2) + e)u);
+        let x_$(c)_$(j)_$e = subgroupBroadcast(x_$(c)_$e, $(j)u);
 #for r in 0..(ROWS * (1 + GATE))
 #if QUANT
-        t_$(r)_$(j / 4)_$c = fma(q_$(j)_$r[$e], x_$(c)_$(j)_$e, t_$(r)_$(j / 4)_$c);
+        t_$(r)_$(j / 4)_$c = fma(q_$(j)_$(r)_$e, x_$(c)_$(j)_$e, t_$(r)_$(j / 4)_$c);
 #else
-        sum_$(r)_$c = fma(q_$(j)_$r[$e], x_$(c)_$(j)_$e, sum_$(r)_$c);
+        sum_$(r)_$c = fma(q_$(j)_$(r)_$e, x_$(c)_$(j)_$e, sum_$(r)_$c);
 #end
 #end
 #end
@@ -125,12 +224,14 @@ fn main(@builtin(workgroup_id) wid: vec3<u32>, @builtin(subgroup_invocation_id) 
 #for r in 0..(ROWS * (1 + GATE))
 #for c in 0..COLS
 #if GROUP % 32 == 0
-        sum_$(r)_$c += group_dot(t_$(r)_0_$c + t_$(r)_1_$c, half_$(c)_0 + half_$(c)_1, g_$(r)_0);
+        sum_$(r)_$c += group_dot(t_$(r)_0_$c + t_$(r)_1_$c, half_$(c)_0, g_$(r)_0);
 #else
         sum_$(r)_$c += group_dot(t_$(r)_0_$c, half_$(c)_0, g_$(r)_0) + group_dot(t_$(r)_1_$c, half_$(c)_1, g_$(r)_1);
 #end
 #end
 #end
+#end
+        }
 #end
     }
 #for r in 0..ROWS
@@ -146,20 +247,6 @@ fn main(@builtin(workgroup_id) wid: vec3<u32>, @builtin(subgroup_invocation_id) 
 #end
 
 #if SIDE == 1
-fn x4(m: u32, k: u32) -> vec4<f32> {
-    let b = params.x_offset + m * params.x_stride + k;
-#if KTAIL
-    var v = vec4<f32>(0.0);
-    if (k < params.cols) { v.x = x[b]; }
-    if (k + 1u < params.cols) { v.y = x[b + 1u]; }
-    if (k + 2u < params.cols) { v.z = x[b + 2u]; }
-    if (k + 3u < params.cols) { v.w = x[b + 3u]; }
-    return v;
-#else
-    return vec4<f32>(x[b], x[b + 1u], x[b + 2u], x[b + 3u]);
-#end
-}
-
 @compute @workgroup_size(8)
 fn main(@builtin(workgroup_id) wid: vec3<u32>, @builtin(subgroup_invocation_id) lane: u32) {
     let first_n = (wid.x + params.origin.x) * $(COLS)u;
@@ -175,26 +262,80 @@ fn main(@builtin(workgroup_id) wid: vec3<u32>, @builtin(subgroup_invocation_id) 
     var acc_$(r)_$c = 0.0;
 #end
 #end
-    for (var k = 0u; k < params.cols; k += 4u) {
+#if HOLD
+    // Codes of HOLD elements stay in registers.
+    for (var k0 = 0u; k0 < params.cols; k0 += $(HOLD)u) {
 #for c in 0..(COLS / 8)
-        let w$c = load4(n$c, k);
+        let b_$c = data[(n$c * params.w_stride + (k0 >> 3u) * $(BITS / 4)u) >> 2u];
+        let g_$(c)_0 = group_of(n$c, k0);
+#if GROUP % HOLD != 0
+        let g_$(c)_1 = group_of(n$c, k0 + 16u);
+#end
+#end
+        for (var s = 0u; s < $(HOLD / 8)u; s++) {
+        let k = k0 + 8u * s;
+#else
+    for (var k = 0u; k < params.cols; k += 8u) {
 #end
 #for r in 0..ROWS
-        let x$r = x4(m$r, k);
+#for h in 0..2
+        let x_$(r)_$h = x4(m$r, k + $(4 * h)u);
 #end
+#end
+        // Loads between the groups of columns end the compiler's blocks: in longer ones it lets more sums grow side by side than
+        // there are registers. Those of x are for the next step.
+#for g in 0..(COLS / 4)
+#if g % 2 == 0
+#if HOLD
+#if BITS == 4
+        let c_$g = select(select(b_$(g / 2).x, b_$(g / 2).y, s == 1u), select(b_$(g / 2).z, b_$(g / 2).w, s == 3u), s > 1u);
+        let q_$(g)_0 = nibbles0(c_$g);
+        let q_$(g)_1 = nibbles1(c_$g);
+#else
+        let q_$(g)_0 = numbers(select(b_$(g / 2).x, b_$(g / 2).z, s == 1u));
+        let q_$(g)_1 = numbers(select(b_$(g / 2).y, b_$(g / 2).w, s == 1u));
+#end
+#if GROUP % HOLD != 0
+        let g_$g = select(g_$(g / 2)_0, g_$(g / 2)_1, s > 1u);
+#else
+        let g_$g = g_$(g / 2)_0;
+#end
+        let w_$(g / 2)_0 = value4(q_$(g)_0, g_$g);
+        let w_$(g / 2)_1 = value4(q_$(g)_1, g_$g);
+#else
+        let w_$(g / 2)_0 = load4(n$(g / 2), k);
+        let w_$(g / 2)_1 = load4(n$(g / 2), k + 4u);
+#end
+#end
+#for c in 0..4
+#for h in 0..2
 #for e in 0..4
-#for c in 0..COLS
-        let w_$(e)_$c = subgroupBroadcast(w$(c / 8)[$e], $(c % 8)u);
+        let w_$(g)_$(c)_$(4 * h + e)x = subgroupBroadcast(w_$(g / 2)_$h[$e], $(4 * (g % 2) + c)u);
+#end
+#end
 #for r in 0..ROWS
-        acc_$(r)_$c = fma(x$r[$e], w_$(e)_$c, acc_$(r)_$c);
+#for h in 0..2
+#for e in 0..4
+        acc_$(r)_$(4 * g + c) = fma(x_$(r)_$h[$e], w_$(g)_$(c)_$(4 * h + e)x, acc_$(r)_$(4 * g + c));
 #end
 #end
+#end
+#end
+#end
+#if HOLD
+        }
 #end
     }
+    // One copy of the store for each r: drivers take a second to compile COLS ROWS of them.
 #for r in 0..ROWS
+    var sums$r = array<f32, $COLS>(
 #for c in 0..COLS
-    store(first_m + $(8 * r)u, first_n + $(c)u, acc_$(r)_$c);
+        acc_$(r)_$c,
 #end
+    );
+    for (var c = 0u; c < $(COLS)u; c++) {
+        store(first_m + $(8 * r)u, first_n + c, sums$r[c]);
+    }
 #end
 }
 #end

@@ -21,7 +21,11 @@ struct Params {
 #else
 @group(0) @binding(1) var<storage, read> x: array<f32>; // (m, cols)
 #end
+#if LOAD == 1
 @group(0) @binding(2) var<storage, read> data: array<u32>; // (n, w_stride)
+#else
+@group(0) @binding(2) var<storage, read> data: array<vec$(LOAD)<u32>>; // (n, w_stride)
+#end
 @group(0) @binding(3) var<storage, read_write> y: array<f32>; // (m, n)
 #if QUANT
 @group(0) @binding(4) var<storage, read> scales: array<u32>; // (n, s_stride)
@@ -38,6 +42,8 @@ const BN: u32 = $(BN)u;
 const BK: u32 = $(BK)u;
 const TX: u32 = $(BN / TN)u;
 const WG: u32 = $((BM / TM) * (BN / TN))u;
+const SX: u32 = $(BM / 4)u;
+const SW: u32 = $(BN / 4)u;
 var<workgroup> sh_x: array<vec4<f32>, $(BK * BM / 4)>; // [k][m / 4]
 var<workgroup> sh_w: array<vec4<f32>, $(BK * BN / 4)>; // [k][n / 4]
 
@@ -89,34 +95,52 @@ fn main(@builtin(workgroup_id) wid: vec3<u32>, @builtin(local_invocation_index) 
     var acc_$(i)_$j = vec4<f32>(0.0);
 #end
 #end
+    // Invocations next to each other take rows next to each other: their stores into workgroup memory meet no bank twice.
+#for q in 0..(BM * BK / 4 / ((BM / TM) * (BN / TN)))
+    let xr_$q = ($(q)u * WG + lane) % BM;
+    let xk_$q = ($(q)u * WG + lane) / BM;
+#end
+#for q in 0..(BN * BK / 4 / ((BM / TM) * (BN / TN)))
+    let wr_$q = ($(q)u * WG + lane) % BN;
+    let wk_$q = ($(q)u * WG + lane) / BN;
+#end
+#for q in 0..(BM * BK / 4 / ((BM / TM) * (BN / TN)))
+    var vx_$q = x4(m0 + xr_$q, 4u * xk_$q);
+#end
+#for q in 0..(BN * BK / 4 / ((BM / TM) * (BN / TN)))
+    var vw_$q = w4(n0 + wr_$q, 4u * wk_$q);
+#end
     for (var k0 = 0u; k0 < params.cols; k0 += BK) {
-        for (var q = lane; q < $(BM * BK / 4)u; q += WG) {
-            let row = q / $(BK / 4)u;
-            let kq = (q % $(BK / 4)u) * 4u;
-            let v = x4(m0 + row, k0 + kq);
+#for q in 0..(BM * BK / 4 / ((BM / TM) * (BN / TN)))
 #for e in 0..4
-            sh_x[(kq + $(e)u) * $(BM / 4)u + (row >> 2u)][row & 3u] = v[$e];
+        sh_x[(4u * xk_$q + $(e)u) * SX + (xr_$q >> 2u)][xr_$q & 3u] = vx_$q[$e];
 #end
-        }
-        for (var q = lane; q < $(BN * BK / 4)u; q += WG) {
-            let row = q / $(BK / 4)u;
-            let kq = (q % $(BK / 4)u) * 4u;
-            let v = w4(n0 + row, k0 + kq);
+#end
+#for q in 0..(BN * BK / 4 / ((BM / TM) * (BN / TN)))
 #for e in 0..4
-            sh_w[(kq + $(e)u) * $(BN / 4)u + (row >> 2u)][row & 3u] = v[$e];
+        sh_w[(4u * wk_$q + $(e)u) * SW + (wr_$q >> 2u)][wr_$q & 3u] = vw_$q[$e];
 #end
-        }
+#end
         workgroupBarrier();
-        for (var k = 0u; k < BK; k++) {
+        // The next tile is on its way while this one is used.
+#for q in 0..(BM * BK / 4 / ((BM / TM) * (BN / TN)))
+        vx_$q = x4(m0 + xr_$q, k0 + BK + 4u * xk_$q);
+#end
+#for q in 0..(BN * BK / 4 / ((BM / TM) * (BN / TN)))
+        vw_$q = w4(n0 + wr_$q, k0 + BK + 4u * wk_$q);
+#end
+        for (var k = 0u; k < BK; k += $(KU)u) {
+#for s in 0..KU
 #for i in 0..(TM / 4)
-            let a_$i = sh_x[k * $(BM / 4)u + $(i * (BM / TM))u + ty];
+            let a_$(s)_$i = sh_x[(k + $(s)u) * SX + $(i * (BM / TM))u + ty];
 #end
 #for j in 0..(TN / 4)
-            let b_$j = sh_w[k * $(BN / 4)u + $(j * (BN / TN))u + tx];
+            let b_$(s)_$j = sh_w[(k + $(s)u) * SW + $(j * (BN / TN))u + tx];
 #end
 #for i in 0..TM
 #for j in 0..(TN / 4)
-            acc_$(i)_$j = fma(vec4<f32>(a_$(i / 4)[$(i % 4)]), b_$j, acc_$(i)_$j);
+            acc_$(i)_$j = fma(vec4<f32>(a_$(s)_$(i / 4)[$(i % 4)]), b_$(s)_$j, acc_$(i)_$j);
+#end
 #end
 #end
         }

@@ -1,7 +1,7 @@
 // y[c, n] = act(sum_k x[c, k] W[n, k] + bias[n]) + residual[c, n] for COLS rows c of x (1 to 8).
 //
-// A workgroup of WG invocations computes ROWS outputs n: each invocation strides over blocks of 32 weights, so that x is read
-// once for ROWS rows, and keeps ROWS x COLS sums. GATE: row n is the gate, row n + params.n the value: y = silu(g) u.
+// A workgroup of WG invocations computes ROWS outputs n: each invocation strides over units of 4 QUADS weights, so that x is read
+// once for ROWS rows, and keeps ROWS x COLS sums. Small units keep neighbours' loads of x close together, large ones save scales. GATE: row n is the gate, row n + params.n the value: y = silu(g) u.
 // Moves the weights once: rows * (code + scale words) * 4 bytes.
 #import common/activation
 #import common/decode
@@ -21,7 +21,11 @@ struct Params {
 #else
 @group(0) @binding(1) var<storage, read> x: array<f32>; // (m, cols)
 #end
+#if LOAD == 1
 @group(0) @binding(2) var<storage, read> data: array<u32>; // (n, w_stride)
+#else
+@group(0) @binding(2) var<storage, read> data: array<vec$(LOAD)<u32>>; // (n, w_stride)
+#end
 @group(0) @binding(3) var<storage, read_write> y: array<f32>; // (m, n)
 #if QUANT
 @group(0) @binding(4) var<storage, read> scales: array<u32>; // (n, s_stride)
@@ -92,16 +96,23 @@ fn main(@builtin(workgroup_id) wid: vec3<u32>, @builtin(local_invocation_index) 
     var sum_$(r)_$c = 0.0;
 #end
 #end
-    let blocks = (params.cols + 31u) / 32u;
-    for (var kb = lane; kb < blocks; kb += WG) {
-        let k = kb * 32u;
+    let units = (params.cols + $(4 * QUADS - 1)u) / $(4 * QUADS)u;
+    for (var u = lane; u < units; u += WG) {
+        let k = u * $(4 * QUADS)u;
 #for c in 0..COLS
-#for j in 0..8
+#for j in 0..QUADS
         let x_$(c)_$j = x4($(c)u, k + $(4 * j)u);
 #end
 #if QUANT && TABLE == 0
-        let half_$(c)_0 = dot((x_$(c)_0 + x_$(c)_1) + (x_$(c)_2 + x_$(c)_3), vec4<f32>(1.0));
-        let half_$(c)_1 = dot((x_$(c)_4 + x_$(c)_5) + (x_$(c)_6 + x_$(c)_7), vec4<f32>(1.0));
+#for h in 0..((QUADS + 3) / 4)
+        var four_$(c)_$h = x_$(c)_$(4 * h);
+#for j in 1..(QUADS - 4 * h)
+#if j < 4
+        four_$(c)_$h += x_$(c)_$(4 * h + j);
+#end
+#end
+        let half_$(c)_$h = dot(four_$(c)_$h, vec4<f32>(1.0));
+#end
 #else
         let half_$(c)_0 = 0.0;
         let half_$(c)_1 = 0.0;
@@ -114,22 +125,43 @@ fn main(@builtin(workgroup_id) wid: vec3<u32>, @builtin(local_invocation_index) 
         let row_$r = n$(r % ROWS) + params.n;
 #end
 #if QUANT
-        let b_$r = fetch(row_$r, kb);
-#for h in 0..2
-#for j in 0..4
-        let q_$(r)_$(4 * h + j) = numbers(codes$(4 * h + j)(b_$r));
+        let b_$r = row_$r * params.w_stride + (k >> 5u) * $(BITS)u;
+#if LOAD > 1
+#for w in 0..(QUADS * BITS / 8 / LOAD)
+        let w_$(r)_$w = data[(b_$r + ((k >> 2u) & 7u) * $(BITS)u / 8u) / $(LOAD)u + $(w)u];
 #end
+#end
+#for j in 0..QUADS
+#if LOAD > 1
+#if BITS == 8
+        let q_$(r)_$j = numbers(w_$(r)_$(j / LOAD)[$(j % LOAD)]);
+#else
+        let q_$(r)_$j = nibbles$(j % 2)(w_$(r)_$(j / (2 * LOAD))[$(j / 2 % LOAD)]);
+#end
+#else
+        let q_$(r)_$j = numbers(codes_at(b_$r, ((k >> 2u) & 7u) + $(j)u));
+#end
+#end
+#for h in 0..((QUADS + 3) / 4)
 #if h == 0 || GROUP % 32 != 0
         let g_$(r)_$h = group_of(row_$r, k + $(16 * h)u);
 #else
         let g_$(r)_$h = g_$(r)_0;
 #end
 #for c in 0..COLS
-        sum_$(r)_$c += group_dot(dot(q_$(r)_$(4 * h), x_$(c)_$(4 * h)) + dot(q_$(r)_$(4 * h + 1), x_$(c)_$(4 * h + 1)) + dot(q_$(r)_$(4 * h + 2), x_$(c)_$(4 * h + 2)) + dot(q_$(r)_$(4 * h + 3), x_$(c)_$(4 * h + 3)), half_$(c)_$h, g_$(r)_$h);
+        var t_$(r)_$(c)_$h = 0.0;
+#for j in 0..4
+#if 4 * h + j < QUADS
+#for e in 0..4
+        t_$(r)_$(c)_$h = fma(q_$(r)_$(4 * h + j)[$e], x_$(c)_$(4 * h + j)[$e], t_$(r)_$(c)_$h);
+#end
+#end
+#end
+        sum_$(r)_$c += group_dot(t_$(r)_$(c)_$h, half_$(c)_$h, g_$(r)_$h);
 #end
 #end
 #else
-#for j in 0..8
+#for j in 0..QUADS
         let w_$(r)_$j = load4(row_$r, k + $(4 * j)u);
 #for c in 0..COLS
         sum_$(r)_$c += dot(w_$(r)_$j, x_$(c)_$j);

@@ -181,7 +181,7 @@ fn operands_above_a_binding_are_cut() {
 #[test]
 fn grids_are_cut_along_every_dimension() {
     for (_, mut facts) in all_facts().into_iter().take(2) {
-        facts.max_dispatch_ms = 0.001;
+        facts.max_dispatch_ms = 1e-6;
         for (size, batch) in [((9, 300, 16), 1), ((300, 40, 16), 1), ((9, 9, 16), 5), ((9, 70, 1100), 2)] {
             let p = Product { batch, b_t: true, ..Product::default() };
             assert!(planned(&facts, size, p).ops().iter().any(|op| op.cuts().len() > 1));
