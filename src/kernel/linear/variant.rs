@@ -87,12 +87,26 @@ pub(super) fn shape(facts: &Facts, m: usize, n: usize, gate: bool) -> Shape {
         _ if wide && m <= 4 => Shape::LanesVec { m },
         _ if wide => Shape::LanesTile,
         _ if m <= FEW => {
-            // Each row of weights more saves a load of x, as long as there is work for all: on an H200 8 rows run int4 10 % faster
-            // than 4 at 8192 x 8192.
+            // x is loaded once for a workgroup's rows: more of them are faster as long as there is work for all (on an H200 8 rows
+            // run int4 10 % faster than 4 at 8192 x 8192), and as long as sums and x fit the registers.
+            let many = n >= 32 * FULL;
             let rows = match m {
-                1 if !gate && n >= 32 * FULL => 8,
-                1 | 2 if !gate => 4,
-                _ => 2,
+                1 if gate => {
+                    if many {
+                        4
+                    } else {
+                        2
+                    }
+                }
+                _ if gate => 2,
+                5.. => 4,
+                _ => {
+                    if many {
+                        8
+                    } else {
+                        4
+                    }
+                }
             };
             Shape::Vec { m, rows }
         }
@@ -141,7 +155,7 @@ pub(super) fn variant(facts: &Facts, shape: Shape, format: &Format, cols: usize,
             ("linear_tile", include_str!("../../../shaders/linear_tile.wgsl"), None, tile_defines(&TILES[size], format, cols))
         }
     };
-    let magic = matches!(format, Format::Quant(q) if q.table.is_none()) && facts.converts_slowly();
+    let magic = matches!(format, Format::Quant(q) if q.bits == 4 && q.table.is_none()) && facts.converts_slowly();
     let mut defines = format_defines(format);
     defines.extend([("EXACT", 0), ("MAGIC", i64::from(magic)), ("XV", i64::from(f.x_vec4))]);
     defines.extend([("BIAS", i64::from(f.bias)), ("RES", f.residual), ("ACT", f.activation)]);
@@ -159,14 +173,15 @@ fn vec_defines(format: &Format, m: usize, rows: i64, cols: usize, f: &Flags) -> 
     // Quads of weights that an invocation takes at once, and words of them in one load.
     let (quads, wanted) = match format {
         Format::F32 => (1, 4),
-        Format::F16 | Format::Bf16 => (2, 2),
+        Format::F16 | Format::Bf16 => (1, 2),
+        // Many rows of x at once are kept short.
+        Format::Quant(q) if q.bits % 4 == 0 && m > 4 => (2, i64::from(q.bits) / 4),
         Format::Quant(q) if q.bits % 4 == 0 => (4, i64::from(q.bits) / 2),
+        Format::Quant(_) if m > 4 => (2, 1),
         Format::Quant(_) => (8, 1),
     };
-    // Short rows would leave most of a large workgroup idle.
-    let wg = if cols >= 4096 { 128 } else { 64 };
     let tail = i64::from(!cols.is_multiple_of(32));
-    let mut out = vec![load(format, cols, wanted), ("SLOAD", 1), ("WG", wg), ("QUADS", quads), ("ROWS", rows)];
+    let mut out = vec![load(format, cols, wanted), ("SLOAD", 1), ("WG", 64), ("QUADS", quads), ("ROWS", rows)];
     out.extend([("COLS", m as i64), ("GATE", i64::from(f.gate)), ("KTAIL", tail)]);
     out
 }
