@@ -1,6 +1,6 @@
 use super::Bed;
 use criterion::Criterion;
-use etalon::kernel::linear::{Epilogue, linear};
+use etalon::kernel::linear::{Fused, linear};
 use etalon::quant::{QuantFormat, Scales};
 use etalon::tensor::Format;
 
@@ -23,7 +23,7 @@ pub(super) fn bench(c: &mut Criterion) {
         for (m, k, n) in [(1, 2048, 2048), (4, 2048, 2048), (128, 1024, 1024)] {
             let mut bed = Bed::new();
             let (x, w, y) = (bed.tensor(m, k), bed.matrix(format, n, k), bed.tensor(m, n));
-            linear(&mut bed.builder, "linear", &x, &w, &y, &Epilogue::default()).unwrap();
+            linear(&mut bed.builder, "linear", &x, &w, &y, &Fused::default()).unwrap();
             bed.measure(c, "linear", &format!("{name} {m}x{k}x{n}"));
         }
     }

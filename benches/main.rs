@@ -11,6 +11,7 @@ mod linear;
 mod matmul;
 mod nll;
 mod norm;
+mod roof;
 mod rope;
 mod rows;
 mod sample;
@@ -88,6 +89,7 @@ fn all() {
         linear::bench,
         matmul::bench,
         norm::bench,
+        roof::bench,
         attention::bench,
         rope::bench,
         embedding::bench,

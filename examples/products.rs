@@ -3,7 +3,7 @@
 //!
 //! One JSON object a line, as the scripts that time the peers print them.
 
-use etalon::kernel::linear::{Epilogue, linear};
+use etalon::kernel::linear::{Fused, linear};
 use etalon::plan::Builder;
 use etalon::quant::{QuantFormat, Scales};
 use etalon::tensor::{Format, Matrix, Segment};
@@ -45,7 +45,7 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
             scales = Some(slot);
         }
         let w = Matrix { rows: n, cols: k, format, segments: vec![Segment { rows: 0..n, data, scales }] };
-        linear(&mut b, "product", &x, &w, &y, &Epilogue::default())?;
+        linear(&mut b, "product", &x, &w, &y, &Fused::default())?;
         let plan = Arc::new(b.finish()?).bind(&context, &bound)?;
         let input = numbers(m * k);
         let mut ms = Vec::new();

@@ -7,87 +7,13 @@
 // broadcast; SPAN blocks of 32 an iteration, their scales together where SHARE. SIDE 1 (many): lanes lie over rows of x, ROWS a
 // lane; COLS weight rows are loaded and decoded once by the lanes and broadcast; codes of HOLD elements stay in registers. No
 // workgroup memory, no barriers.
-#import common/activation
-#import common/decode
+#import common/linear
 
-struct Params {
-    origin: vec4<u32>,
-    m: u32, n: u32, cols: u32, w_stride: u32,
-    x_offset: u32, x_stride: u32, y_offset: u32, y_stride: u32,
-    s_stride: u32, bias_offset: u32, r_offset: u32, r_stride: u32,
-#if TABLE
-    table0: vec4<f32>, table1: vec4<f32>, table2: vec4<f32>, table3: vec4<f32>,
-#end
-}
-@group(0) @binding(0) var<uniform> params: Params;
-#if XV
-@group(0) @binding(1) var<storage, read> x: array<vec4<f32>>; // (m, cols)
-#else
-@group(0) @binding(1) var<storage, read> x: array<f32>; // (m, cols)
-#end
-#if LOAD == 1
-@group(0) @binding(2) var<storage, read> data: array<u32>; // (n, w_stride)
-#else
-@group(0) @binding(2) var<storage, read> data: array<vec4<u32>>; // (n, w_stride)
-#end
-@group(0) @binding(3) var<storage, read_write> y: array<f32>; // (m, n)
-#if QUANT
-#if SLOAD == 1
-@group(0) @binding(4) var<storage, read> scales: array<u32>; // (n, s_stride)
-#else
-@group(0) @binding(4) var<storage, read> scales: array<vec$(SLOAD)<u32>>; // (n, s_stride)
-#end
-#end
-#if BIAS
-@group(0) @binding($(4 + QUANT)) var<storage, read> bias: array<f32>; // (n)
-#end
-#if RES == 1
-@group(0) @binding($(4 + QUANT + BIAS)) var<storage, read> residual: array<f32>; // (m, n)
-#end
-
-// Four elements of a row of x, zeros past its end.
-fn x4(m: u32, k: u32) -> vec4<f32> {
-    let b = params.x_offset + m * params.x_stride + k;
-#if XV
-#if KTAIL
-    if (k >= params.cols) { return vec4<f32>(0.0); }
-#end
-    return x[b >> 2u];
-#else
-#if KTAIL
-    var v = vec4<f32>(0.0);
-    if (k < params.cols) { v.x = x[b]; }
-    if (k + 1u < params.cols) { v.y = x[b + 1u]; }
-    if (k + 2u < params.cols) { v.z = x[b + 2u]; }
-    if (k + 3u < params.cols) { v.w = x[b + 3u]; }
-    return v;
-#else
-    return vec4<f32>(x[b], x[b + 1u], x[b + 2u], x[b + 3u]);
-#end
-#end
-}
 #if SIDE == 0
 #if PLACE
 fn power(p: u32) -> f32 { return bitcast<f32>((127u - p) << 23u); } // 2^-p
 #end
 #end
-
-fn store(m: u32, n: u32, sum: f32) {
-    if (m >= params.m || n >= params.n) { return; }
-    var v = sum;
-#if BIAS
-    v += bias[params.bias_offset + n];
-#end
-    v = activate(v);
-    let at = params.y_offset + m * params.y_stride + n;
-#if RES == 1
-    v += residual[params.r_offset + m * params.r_stride + n];
-#end
-#if RES == 2
-    v += y[at];
-#end
-    y[at] = v;
-}
 
 #if SIDE == 0
 @compute @workgroup_size(8)
@@ -103,6 +29,11 @@ fn main(@builtin(workgroup_id) wid: vec3<u32>, @builtin(subgroup_invocation_id) 
 #for r in 0..(ROWS * (1 + GATE))
 #for c in 0..COLS
     var sum_$(r)_$c = 0.0;
+#end
+#end
+#if NORM
+#for c in 0..COLS
+    var squares_$c = 0.0;
 #end
 #end
 #if PLACE
@@ -130,9 +61,14 @@ fn main(@builtin(workgroup_id) wid: vec3<u32>, @builtin(subgroup_invocation_id) 
         {
         let k = (kb + $(s)u) * 32u;
         // A lane holds quad `lane` of each row of x.
+#if NORM
+        let gains = gain4(k + 4u * lane);
+#end
 #for c in 0..COLS
-#if XV && KTAIL == 0
-        let x_$c = x[(params.x_offset + $(c)u * params.x_stride + k + 4u * lane) >> 2u];
+#if NORM
+        let raw_$c = x4($(c)u, k + 4u * lane);
+        squares_$c += dot(raw_$c, raw_$c);
+        let x_$c = raw_$c * gains;
 #else
         let x_$c = x4($(c)u, k + 4u * lane);
 #end
@@ -234,6 +170,14 @@ fn main(@builtin(workgroup_id) wid: vec3<u32>, @builtin(subgroup_invocation_id) 
         }
 #end
     }
+#if NORM
+#for c in 0..COLS
+    let inverse_$c = inverse_norm(subgroupAdd(squares_$c));
+#for r in 0..(ROWS * (1 + GATE))
+    sum_$(r)_$c *= inverse_$c;
+#end
+#end
+#end
 #for r in 0..ROWS
 #for c in 0..COLS
 #if GATE

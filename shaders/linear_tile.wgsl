@@ -3,39 +3,7 @@
 // A workgroup computes BM x BN outputs, an invocation TM x TN of them (4-wide blocks, BM / (TM / 4) apart). Weights are decoded
 // once per tile into f32. Workgroup memory per flop: (TM + TN) / (TM TN) words. Loads and stores are guarded, so that any m, n, k
 // will do; grid = (n / BN, m / BM).
-#import common/activation
-#import common/decode
-
-struct Params {
-    origin: vec4<u32>,
-    m: u32, n: u32, cols: u32, w_stride: u32,
-    x_offset: u32, x_stride: u32, y_offset: u32, y_stride: u32,
-    s_stride: u32, bias_offset: u32, r_offset: u32, r_stride: u32,
-#if TABLE
-    table0: vec4<f32>, table1: vec4<f32>, table2: vec4<f32>, table3: vec4<f32>,
-#end
-}
-@group(0) @binding(0) var<uniform> params: Params;
-#if XV
-@group(0) @binding(1) var<storage, read> x: array<vec4<f32>>; // (m, cols)
-#else
-@group(0) @binding(1) var<storage, read> x: array<f32>; // (m, cols)
-#end
-#if LOAD == 1
-@group(0) @binding(2) var<storage, read> data: array<u32>; // (n, w_stride)
-#else
-@group(0) @binding(2) var<storage, read> data: array<vec$(LOAD)<u32>>; // (n, w_stride)
-#end
-@group(0) @binding(3) var<storage, read_write> y: array<f32>; // (m, n)
-#if QUANT
-@group(0) @binding(4) var<storage, read> scales: array<u32>; // (n, s_stride)
-#end
-#if BIAS
-@group(0) @binding($(4 + QUANT)) var<storage, read> bias: array<f32>; // (n)
-#end
-#if RES == 1
-@group(0) @binding($(4 + QUANT + BIAS)) var<storage, read> residual: array<f32>; // (m, n)
-#end
+#import common/linear
 
 const BM: u32 = $(BM)u;
 const BN: u32 = $(BN)u;
@@ -47,41 +15,9 @@ const SW: u32 = $(BN / 4)u;
 var<workgroup> sh_x: array<vec4<f32>, $(BK * BM / 4)>; // [k][m / 4]
 var<workgroup> sh_w: array<vec4<f32>, $(BK * BN / 4)>; // [k][n / 4]
 
-fn x4(m: u32, k: u32) -> vec4<f32> {
-    var v = vec4<f32>(0.0);
-    if (m >= params.m) { return v; }
-    let b = params.x_offset + m * params.x_stride + k;
-#if XV
-    if (k < params.cols) { v = x[b >> 2u]; }
-#else
-    if (k < params.cols) { v.x = x[b]; }
-    if (k + 1u < params.cols) { v.y = x[b + 1u]; }
-    if (k + 2u < params.cols) { v.z = x[b + 2u]; }
-    if (k + 3u < params.cols) { v.w = x[b + 3u]; }
-#end
-    return v;
-}
-
 // Rows past the end repeat the last; columns past the end meet zeros of x.
 fn w4(n: u32, k: u32) -> vec4<f32> {
     return load4(min(n, params.n - 1u), min(k, ((params.cols + 3u) & ~3u) - 4u));
-}
-
-fn store(m: u32, n: u32, sum: f32) {
-    if (m >= params.m || n >= params.n) { return; }
-    var v = sum;
-#if BIAS
-    v += bias[params.bias_offset + n];
-#end
-    v = activate(v);
-    let at = params.y_offset + m * params.y_stride + n;
-#if RES == 1
-    v += residual[params.r_offset + m * params.r_stride + n];
-#end
-#if RES == 2
-    v += y[at];
-#end
-    y[at] = v;
 }
 
 @compute @workgroup_size($((BM / TM) * (BN / TN)))
@@ -105,7 +41,7 @@ fn main(@builtin(workgroup_id) wid: vec3<u32>, @builtin(local_invocation_index) 
     let wk_$q = ($(q)u * WG + lane) / BN;
 #end
 #for q in 0..(BM * BK / 4 / ((BM / TM) * (BN / TN)))
-    var vx_$q = x4(m0 + xr_$q, 4u * xk_$q);
+    var vx_$q = x4(min(m0 + xr_$q, params.m - 1u), 4u * xk_$q);
 #end
 #for q in 0..(BN * BK / 4 / ((BM / TM) * (BN / TN)))
     var vw_$q = w4(n0 + wr_$q, 4u * wk_$q);
@@ -124,7 +60,7 @@ fn main(@builtin(workgroup_id) wid: vec3<u32>, @builtin(local_invocation_index) 
         workgroupBarrier();
         // The next tile is on its way while this one is used.
 #for q in 0..(BM * BK / 4 / ((BM / TM) * (BN / TN)))
-        vx_$q = x4(m0 + xr_$q, k0 + BK + 4u * xk_$q);
+        vx_$q = x4(min(m0 + xr_$q, params.m - 1u), k0 + BK + 4u * xk_$q);
 #end
 #for q in 0..(BN * BK / 4 / ((BM / TM) * (BN / TN)))
         vw_$q = w4(n0 + wr_$q, k0 + BK + 4u * wk_$q);

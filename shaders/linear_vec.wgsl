@@ -1,84 +1,21 @@
 // y[c, n] = act(sum_k x[c, k] W[n, k] + bias[n]) + residual[c, n] for COLS rows c of x (1 to 8).
 //
 // A workgroup of WG invocations computes ROWS outputs n: each invocation strides over units of 4 QUADS weights, so that x is read
-// once for ROWS rows, and keeps ROWS x COLS sums. Small units keep neighbours' loads of x close together, large ones save scales. GATE: row n is the gate, row n + params.n the value: y = silu(g) u.
+// once for ROWS rows, and keeps ROWS x COLS sums. Small units keep neighbours' loads of x close together, large ones save scales.
+// GATE: row n is the gate, row n + params.n the value: y = silu(g) u. NORM: the last sums are those of squares of x.
 // Moves the weights once: rows * (code + scale words) * 4 bytes.
-#import common/activation
-#import common/decode
+#import common/linear
 
-struct Params {
-    origin: vec4<u32>,
-    m: u32, n: u32, cols: u32, w_stride: u32,
-    x_offset: u32, x_stride: u32, y_offset: u32, y_stride: u32,
-    s_stride: u32, bias_offset: u32, r_offset: u32, r_stride: u32,
-#if TABLE
-    table0: vec4<f32>, table1: vec4<f32>, table2: vec4<f32>, table3: vec4<f32>,
-#end
-}
-@group(0) @binding(0) var<uniform> params: Params;
-#if XV
-@group(0) @binding(1) var<storage, read> x: array<vec4<f32>>; // (m, cols)
-#else
-@group(0) @binding(1) var<storage, read> x: array<f32>; // (m, cols)
-#end
-#if LOAD == 1
-@group(0) @binding(2) var<storage, read> data: array<u32>; // (n, w_stride)
-#else
-@group(0) @binding(2) var<storage, read> data: array<vec$(LOAD)<u32>>; // (n, w_stride)
-#end
-@group(0) @binding(3) var<storage, read_write> y: array<f32>; // (m, n)
-#if QUANT
-@group(0) @binding(4) var<storage, read> scales: array<u32>; // (n, s_stride)
-#end
-#if BIAS
-@group(0) @binding($(4 + QUANT)) var<storage, read> bias: array<f32>; // (n)
-#end
-#if RES == 1
-@group(0) @binding($(4 + QUANT + BIAS)) var<storage, read> residual: array<f32>; // (m, n)
-#end
-
+#let WEIGHTS = ROWS * (1 + GATE)
+#let SUMS = WEIGHTS + NORM
 const WG: u32 = $(WG)u;
 #if SG == 0
-var<workgroup> sh_sum: array<f32, $(WG * ROWS * (1 + GATE) * COLS)>;
+var<workgroup> sh_sum: array<f32, $(WG * SUMS * COLS)>;
 #else
 #if WG > SG
-var<workgroup> sh_sum: array<f32, $((WG / SG) * ROWS * (1 + GATE) * COLS)>;
+var<workgroup> sh_sum: array<f32, $((WG / SG) * SUMS * COLS)>;
 #end
 #end
-
-fn x4(c: u32, k: u32) -> vec4<f32> {
-#if XV
-    let at = (params.x_offset + c * params.x_stride + k) >> 2u;
-#if KTAIL
-    if (k >= params.cols) { return vec4<f32>(0.0); }
-#end
-    return x[at];
-#else
-    let b = params.x_offset + c * params.x_stride + k;
-    var v = vec4<f32>(0.0);
-    if (k < params.cols) { v.x = x[b]; }
-    if (k + 1u < params.cols) { v.y = x[b + 1u]; }
-    if (k + 2u < params.cols) { v.z = x[b + 2u]; }
-    if (k + 3u < params.cols) { v.w = x[b + 3u]; }
-    return v;
-#end
-}
-
-fn store(c: u32, n: u32, sum: f32) {
-    var v = sum;
-#if BIAS
-    v += bias[params.bias_offset + n];
-#end
-    v = activate(v);
-    let at = params.y_offset + c * params.y_stride + n;
-#if RES == 1
-    v += residual[params.r_offset + c * params.r_stride + n];
-#end
-#if RES == 2
-    v += y[at];
-#end
-    y[at] = v;
-}
 
 @compute @workgroup_size($WG)
 fn main(@builtin(workgroup_id) wid: vec3<u32>, @builtin(local_invocation_index) lane: u32
@@ -91,7 +28,7 @@ fn main(@builtin(workgroup_id) wid: vec3<u32>, @builtin(local_invocation_index) 
 #for r in 0..ROWS
     let n$r = min(first + $(r)u, params.n - 1u);
 #end
-#for r in 0..(ROWS * (1 + GATE))
+#for r in 0..SUMS
 #for c in 0..COLS
     var sum_$(r)_$c = 0.0;
 #end
@@ -99,9 +36,20 @@ fn main(@builtin(workgroup_id) wid: vec3<u32>, @builtin(local_invocation_index) 
     let units = (params.cols + $(4 * QUADS - 1)u) / $(4 * QUADS)u;
     for (var u = lane; u < units; u += WG) {
         let k = u * $(4 * QUADS)u;
+#if NORM
+#for j in 0..QUADS
+        let gain_$j = gain4(k + $(4 * j)u);
+#end
+#end
 #for c in 0..COLS
 #for j in 0..QUADS
+#if NORM
+        let raw_$(c)_$j = x4($(c)u, k + $(4 * j)u);
+        sum_$(WEIGHTS)_$c += dot(raw_$(c)_$j, raw_$(c)_$j);
+        let x_$(c)_$j = raw_$(c)_$j * gain_$j;
+#else
         let x_$(c)_$j = x4($(c)u, k + $(4 * j)u);
+#end
 #end
 #if QUANT && TABLE == 0
 #for h in 0..((QUADS + 3) / 4)
@@ -118,7 +66,7 @@ fn main(@builtin(workgroup_id) wid: vec3<u32>, @builtin(local_invocation_index) 
         let half_$(c)_1 = 0.0;
 #end
 #end
-#for r in 0..(ROWS * (1 + GATE))
+#for r in 0..WEIGHTS
 #if r < ROWS
         let row_$r = n$(r % ROWS);
 #else
@@ -171,7 +119,7 @@ fn main(@builtin(workgroup_id) wid: vec3<u32>, @builtin(local_invocation_index) 
 #end
     }
 #if SG == 0
-#for r in 0..(ROWS * (1 + GATE))
+#for r in 0..SUMS
 #for c in 0..COLS
     sh_sum[$((r * COLS + c) * WG)u + lane] = sum_$(r)_$c;
 #end
@@ -179,14 +127,14 @@ fn main(@builtin(workgroup_id) wid: vec3<u32>, @builtin(local_invocation_index) 
     for (var half = WG / 2u; half > 0u; half /= 2u) {
         workgroupBarrier();
         if (lane < half) {
-#for i in 0..(ROWS * (1 + GATE) * COLS)
+#for i in 0..(SUMS * COLS)
             sh_sum[$(i * WG)u + lane] += sh_sum[$(i * WG)u + lane + half];
 #end
         }
     }
     workgroupBarrier();
 #else
-#for r in 0..(ROWS * (1 + GATE))
+#for r in 0..SUMS
 #for c in 0..COLS
     let total_$(r)_$c = subgroupAdd(sum_$(r)_$c);
 #end
@@ -194,7 +142,7 @@ fn main(@builtin(workgroup_id) wid: vec3<u32>, @builtin(local_invocation_index) 
 #if WG > SG
     let sg = lane / $(SG)u;
     if (sg_lane == 0u) {
-#for r in 0..(ROWS * (1 + GATE))
+#for r in 0..SUMS
 #for c in 0..COLS
         sh_sum[$((r * COLS + c) * (WG / SG))u + sg] = total_$(r)_$c;
 #end
@@ -204,7 +152,7 @@ fn main(@builtin(workgroup_id) wid: vec3<u32>, @builtin(local_invocation_index) 
 #end
 #end
     if (lane == 0u) {
-#for r in 0..(ROWS * (1 + GATE))
+#for r in 0..SUMS
 #for c in 0..COLS
 #if SG == 0
         let v_$(r)_$c = sh_sum[$((r * COLS + c) * WG)u];
@@ -220,13 +168,22 @@ fn main(@builtin(workgroup_id) wid: vec3<u32>, @builtin(local_invocation_index) 
 #end
 #end
 #end
+#if NORM
+#for c in 0..COLS
+        let inverse_$c = inverse_norm(v_$(WEIGHTS)_$c);
+#end
+#else
+#for c in 0..COLS
+        let inverse_$c = 1.0;
+#end
+#end
 #for r in 0..ROWS
         if (first + $(r)u < params.n) {
 #for c in 0..COLS
 #if GATE
-            store($(c)u, first + $(r)u, silu(v_$(r)_$c) * v_$(r + ROWS)_$c);
+            store($(c)u, first + $(r)u, silu(v_$(r)_$c * inverse_$c) * (v_$(r + ROWS)_$c * inverse_$c));
 #else
-            store($(c)u, first + $(r)u, v_$(r)_$c);
+            store($(c)u, first + $(r)u, v_$(r)_$c * inverse_$c);
 #end
 #end
         }

@@ -2,7 +2,7 @@
 
 use crate::kernels::{Bench, context};
 use crate::portability::adapters;
-use etalon::kernel::linear::{Epilogue, linear};
+use etalon::kernel::linear::{Fused, linear};
 use etalon::kernel::norm::{Norm, Rows, norm};
 use etalon::kernel::{Variant, variants};
 use etalon::plan::{Builder, OpSpec, Twin};
@@ -37,7 +37,7 @@ fn plain_variants_replace_refused_ones_and_are_right() {
         let mut t = Bench::new(context.facts(), m as u64);
         let (x, y) = (t.random("x", m, 70), t.poisoned("y", m, 41));
         let (w, _) = t.weights(Format::F16, 41, 70);
-        linear(&mut t.builder, "plain", &x, &w, &y, &Epilogue::default()).unwrap();
+        linear(&mut t.builder, "plain", &x, &w, &y, &Fused::default()).unwrap();
         let (gain, z) = (t.floats("gain", &[1.5; 41]), t.poisoned("z", m, 41));
         norm(&mut t.builder, "plain", &y, &z, &Norm { gain, bias: None, rms: true, eps: 1e-5 }, Rows::All).unwrap();
         let plan = t.verify(&z);

@@ -2,9 +2,9 @@
 
 mod variant;
 
-pub use variant::fuses_gate;
 use variant::{Flags, grid, shape, variant};
 pub(crate) use variant::{format_defines, variants};
+pub use variant::{fuses_gate, fuses_norm};
 
 use crate::plan::{Builder, OpSpec, SlotId, Window};
 use crate::reference;
@@ -44,23 +44,26 @@ impl Activation {
     }
 }
 
-/// What happens to the sums before they are stored.
+/// What is fused with a product: a norm before it, the rest with its sums before they are stored.
 #[derive(Debug, Clone, Copy)]
-pub struct Epilogue {
+pub struct Fused {
     /// A slot with one f32 for each output, and the word of the first.
     pub bias: Option<(SlotId, usize)>,
     /// Applied after the bias.
     pub activation: Activation,
     /// Added last.
     pub residual: Residual,
+    /// RMSNorm of the rows of x before the product: a slot with the gain (one f32 an input) and eps,
+    /// `x / sqrt(mean(x^2) + eps) * gain`. Only where [`fuses_norm`] says so.
+    pub norm: Option<(SlotId, f32)>,
     /// The weight's first half of rows are gates `g`, its second half values `u`: `y = silu(g) u`, half as wide. Only
     /// where [`fuses_gate`] says so.
     pub gate: bool,
 }
 
-impl Default for Epilogue {
+impl Default for Fused {
     fn default() -> Self {
-        Self { bias: None, activation: Activation::None, residual: Residual::None, gate: false }
+        Self { bias: None, activation: Activation::None, residual: Residual::None, norm: None, gate: false }
     }
 }
 
@@ -83,14 +86,14 @@ pub(crate) fn table_words(format: &Format) -> Vec<u32> {
     }
 }
 
-/// Appends `y = act(x Wᵀ + bias) + residual`: x is `m x k`, w `n x k`, y `m x n` (with [`Epilogue::gate`], `m x n/2`).
+/// Appends `y = act(x Wᵀ + bias) + residual`: x is `m x k`, w `n x k`, y `m x n` (with [`Fused::gate`], `m x n/2`).
 ///
 /// Quantised weights are decoded on the way and accumulated in f32. Each row segment of `w`, and each run of rows of x that fits
 /// a binding, is an op of its own.
 ///
 /// # Errors
 /// [`Error::Shape`] where the operands do not fit each other; [`Error::Limit`].
-pub fn linear(b: &mut Builder, label: &str, x: &Tensor, w: &Matrix, y: &Tensor, e: &Epilogue) -> Result<()> {
+pub fn linear(b: &mut Builder, label: &str, x: &Tensor, w: &Matrix, y: &Tensor, e: &Fused) -> Result<()> {
     let outputs = if e.gate { w.rows / 2 } else { w.rows };
     if x.cols != w.cols || y.cols != outputs || x.rows != y.rows {
         let (xr, xc, wr, wc, yr, yc) = (x.rows, x.cols, w.rows, w.cols, y.rows, y.cols);
@@ -104,10 +107,13 @@ pub fn linear(b: &mut Builder, label: &str, x: &Tensor, w: &Matrix, y: &Tensor, 
     if e.gate && (w.segments.len() != 1 || !w.rows.is_multiple_of(2) || !fuses_gate(b.facts(), x.rows)) {
         return Err(Error::shape("linear", format!("{label}: the gate cannot be fused here")));
     }
+    if e.norm.is_some() && !fuses_norm(b.facts(), x.rows) {
+        return Err(Error::shape("linear", format!("{label}: the norm cannot be fused here")));
+    }
     let widest = x.stride.max(y.stride);
     for rows in b.row_chunks(x.rows, widest)? {
         let (x, y) = (x.slice_rows(rows.clone()), y.slice_rows(rows.clone()));
-        let e = Epilogue {
+        let e = Fused {
             residual: match e.residual {
                 Residual::Add(r) => Residual::Add(r.slice_rows(rows)),
                 other => other,
@@ -121,7 +127,7 @@ pub fn linear(b: &mut Builder, label: &str, x: &Tensor, w: &Matrix, y: &Tensor, 
     Ok(())
 }
 
-fn segment(b: &mut Builder, label: &str, x: &Tensor, w: &Matrix, s: &Segment, y: &Tensor, e: &Epilogue) -> Result<()> {
+fn segment(b: &mut Builder, label: &str, x: &Tensor, w: &Matrix, s: &Segment, y: &Tensor, e: &Fused) -> Result<()> {
     let weight_rows = s.rows.len();
     let n = if e.gate { weight_rows / 2 } else { weight_rows };
     let first = if e.gate { 0 } else { s.rows.start };
@@ -149,16 +155,24 @@ fn segment(b: &mut Builder, label: &str, x: &Tensor, w: &Matrix, s: &Segment, y:
             1
         }
     };
-    let x_vec4 = x.stride.is_multiple_of(4) && xw.offset.is_multiple_of(4) && w.cols.is_multiple_of(4);
-    let flags = Flags { gate: e.gate, bias: e.bias.is_some(), residual, activation: e.activation.code(), x_vec4 };
+    let mut gain_offset = 0;
+    if let Some((slot, _)) = e.norm {
+        let window = b.window(slot, 0..w.cols)?;
+        gain_offset = window.offset;
+        bindings.push(window);
+    }
+    let x_vec4 = [x.stride, xw.offset as usize, gain_offset as usize, w.cols].iter().all(|n| n.is_multiple_of(4));
+    let norm = e.norm.is_some();
+    let flags = Flags { norm, gate: e.gate, bias: e.bias.is_some(), residual, activation: e.activation.code(), x_vec4 };
     let v = variant(b.facts(), shape(b.facts(), x.rows, n, e.gate), &w.format, w.cols, &flags);
     let grid = grid(&v, x.rows, n);
     let mut params = vec![x.rows as u32, n as u32, w.cols as u32, w_stride as u32, xw.offset, x.stride as u32];
     params.extend([yw.offset, y.stride as u32, s_stride as u32, offsets[0], offsets[1], offsets[2]]);
+    params.extend([gain_offset, e.norm.map_or(0, |n| n.1.to_bits()), 0, 0]);
     params.extend(table_words(&w.format));
     let bytes = 4 * (weight_rows * (w_stride + s_stride) + x.rows * (x.cols + n * (1 + usize::from(residual != 0)))) as u64;
     let flops = 2 * (x.rows * w.cols * weight_rows) as u64;
-    let twin = reference::linear::twin(w.format, weight_rows, flags.bias, residual, e.activation, e.gate);
+    let twin = reference::linear::twin(w.format, weight_rows, flags.bias, residual, e);
     let label = if w.segments.len() > 1 { format!("{label} rows {:?}", s.rows) } else { label.into() };
     b.push(OpSpec { label, variant: v, params, bindings, grid, bytes, flops, twin })
 }

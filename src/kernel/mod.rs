@@ -99,6 +99,7 @@ fn fragments() -> &'static [(&'static str, &'static str)] {
         ("common/attention", include_str!("../../shaders/common/attention.wgsl")),
         ("common/decode", include_str!("../../shaders/common/decode.wgsl")),
         ("common/product", include_str!("../../shaders/common/product.wgsl")),
+        ("common/linear", include_str!("../../shaders/common/linear.wgsl")),
         ("common/reduce", include_str!("../../shaders/common/reduce.wgsl")),
         ("common/state", include_str!("../../shaders/common/state.wgsl")),
         ("common/threefry", include_str!("../../shaders/common/threefry.wgsl")),

@@ -4,7 +4,7 @@
 //! operations wrongly, more often than anything else; plain variants need no trust.
 
 use super::attention::{Keys, attention};
-use super::linear::{Epilogue, Residual, fuses_gate, linear};
+use super::linear::{Fused, Residual, fuses_gate, linear};
 use super::matmul::{Operand, Product, matmul};
 use super::nll::nll;
 use super::norm::{Norm, Rows, norm};
@@ -182,8 +182,8 @@ fn linear_probe(facts: &Facts, format: (u32, u32), m: usize, cols: usize, gate: 
     let w = p.weights(format, if gate { 78 } else { 39 }, cols)?;
     let bias = p.slot("bias", 39);
     let e = match gate {
-        true => Epilogue { gate, ..Epilogue::default() },
-        false => Epilogue { bias: Some((bias, 0)), residual: Residual::InPlace, ..Epilogue::default() },
+        true => Fused { gate, norm: Some((p.slot("gain", cols), 1e-5)), ..Fused::default() },
+        false => Fused { bias: Some((bias, 0)), residual: Residual::InPlace, ..Fused::default() },
     };
     linear(&mut p.b, "linear", &x, &w, &y, &e)?;
     Ok(p)

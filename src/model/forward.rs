@@ -6,7 +6,7 @@ use super::transformer::{Context as Seen, Inputs, project};
 use super::weights::Graph;
 use crate::gpu::Buffer;
 use crate::kernel::embedding::{Ids, embedding};
-use crate::kernel::linear::{Activation, Epilogue, Residual, linear};
+use crate::kernel::linear::{Activation, Fused, linear};
 use crate::kernel::nll::nll;
 use crate::kernel::norm::{Rows, norm};
 use crate::kernel::state::{State, WORDS};
@@ -387,20 +387,20 @@ impl Model {
                 let h = g.b.transient("transformed", picks, cols);
                 let w = g.matrix(&transform.parts[0]);
                 let b = transform.bias.as_ref().map(|b| (g.slot("bias", b), 0));
-                linear(&mut g.b, "transform", &x, &w, &h, &Epilogue { bias: b, activation: *activation, ..Default::default() })?;
+                linear(&mut g.b, "transform", &x, &w, &h, &Fused { bias: b, activation: *activation, ..Default::default() })?;
                 let n = g.norm(n);
                 let normed = g.b.transient("normed", picks, cols);
                 norm(&mut g.b, "transform norm", &h, &normed, &n, Rows::All)?;
                 let w = g.matrix(decoder.as_ref().unwrap_or(&t.tokens));
                 let bias = Some((g.slot("bias", bias), 0));
-                linear(&mut g.b, "decoder", &normed, &w, &y, &Epilogue { bias, ..Default::default() })?;
+                linear(&mut g.b, "decoder", &normed, &w, &y, &Fused { bias, ..Default::default() })?;
             }
             Head::Classifier { pooler, classifier } => {
                 let pooled = g.b.transient("pooled", picks, cols);
                 let w = g.matrix(&pooler.parts[0]);
                 let b = pooler.bias.as_ref().map(|b| (g.slot("bias", b), 0));
-                linear(&mut g.b, "pooler", &x, &w, &pooled, &Epilogue { bias: b, activation: Activation::Tanh, ..Default::default() })?;
-                project(&mut g, "classifier", classifier, &pooled, &y, Residual::None)?;
+                linear(&mut g.b, "pooler", &x, &w, &pooled, &Fused { bias: b, activation: Activation::Tanh, ..Default::default() })?;
+                project(&mut g, "classifier", classifier, &pooled, &y, Fused::default())?;
             }
         }
         let bound = Arc::new(g.b.finish()?).bind(c, &g.bound)?;

@@ -6,7 +6,7 @@ use crate::gpu::Buffer;
 use crate::kernel::attention::{Keys, attention};
 use crate::kernel::embedding::{Ids, embedding};
 use crate::kernel::gate::gate;
-use crate::kernel::linear::{Activation, Epilogue, Residual, fuses_gate, linear};
+use crate::kernel::linear::{Activation, Fused, Residual, fuses_gate, fuses_norm, linear};
 use crate::kernel::norm::{Rows, norm};
 use crate::kernel::rope::{Angles, Cache, Pairing, Qkv, rope};
 use crate::plan::SlotId;
@@ -133,7 +133,7 @@ impl Transformer {
         if let Some(project) = &self.project_in {
             let w = g.matrix(project);
             let y = target(g, self.embedding_norm.is_none(), hidden);
-            linear(&mut g.b, "project in", &x, &w, &y, &Epilogue::default())?;
+            linear(&mut g.b, "project in", &x, &w, &y, &Fused::default())?;
             x = y;
         }
         if let Some((table, add)) = &self.positions {
@@ -168,27 +168,23 @@ impl Transformer {
         x: Tensor,
         label: &dyn Fn(&str) -> String,
     ) -> Result<Tensor> {
-        let n = g.norm(&layer.attention_norm);
-        let h = g.b.transient("normed", x.rows, x.cols);
-        norm(&mut g.b, &label("attention norm"), &x, &h, &n, Rows::All)?;
-        let a = self.attend(g, inputs, i, layer, rotary, &h, label)?;
+        let (h, fused) = normed(g, &label("attention norm"), &layer.attention_norm, &x)?;
+        let a = self.attend(g, inputs, i, layer, rotary, (&h, fused), label)?;
         // The residual stream is updated in place, unless a hidden state of it is kept.
         let tapped = |n: usize| inputs.taps.iter().find(|t| t.0 == n).map(|t| t.1);
         let (x1, residual) = match tapped(i) {
             Some(_) => (g.b.transient("residual", x.rows, x.cols), Residual::Add(x)),
             None => (x, Residual::InPlace),
         };
-        project(g, &label("attention output"), &layer.output, &a, &x1, residual)?;
-        let n = g.norm(&layer.ffn_norm);
-        let h = g.b.transient("normed", x.rows, x.cols);
-        norm(&mut g.b, &label("ffn norm"), &x1, &h, &n, Rows::All)?;
-        let f = self.feed_forward(g, layer, &h, label)?;
+        project(g, &label("attention output"), &layer.output, &a, &x1, Fused { residual, ..Default::default() })?;
+        let (h, fused) = normed(g, &label("ffn norm"), &layer.ffn_norm, &x1)?;
+        let f = self.feed_forward(g, layer, (&h, fused), label)?;
         // The last hidden state is the one after the final norm, which is not made here.
         let (x2, residual) = match tapped(i + 1).filter(|_| i + 1 < self.layers.len() || self.final_norm.is_none()) {
             Some(t) => (t, Residual::Add(x1)),
             None => (x1, Residual::InPlace),
         };
-        project(g, &label("ffn down"), &layer.down, &f, &x2, residual)?;
+        project(g, &label("ffn down"), &layer.down, &f, &x2, Fused { residual, ..Default::default() })?;
         Ok(x2)
     }
 
@@ -203,15 +199,15 @@ impl Transformer {
         x: Tensor,
         label: &dyn Fn(&str) -> String,
     ) -> Result<Tensor> {
-        let a = self.attend(g, inputs, i, layer, rotary, &x, label)?;
+        let a = self.attend(g, inputs, i, layer, rotary, (&x, None), label)?;
         let sum = g.b.transient("residual", x.rows, x.cols);
-        project(g, &label("attention output"), &layer.output, &a, &sum, Residual::Add(x))?;
+        project(g, &label("attention output"), &layer.output, &a, &sum, Fused { residual: Residual::Add(x), ..Default::default() })?;
         let n = g.norm(&layer.attention_norm);
         let x1 = g.b.transient("normed", x.rows, x.cols);
         norm(&mut g.b, &label("attention norm"), &sum, &x1, &n, Rows::All)?;
-        let f = self.feed_forward(g, layer, &x1, label)?;
+        let f = self.feed_forward(g, layer, (&x1, None), label)?;
         let sum = g.b.transient("residual", x.rows, x.cols);
-        project(g, &label("ffn down"), &layer.down, &f, &sum, Residual::Add(x1))?;
+        project(g, &label("ffn down"), &layer.down, &f, &sum, Fused { residual: Residual::Add(x1), ..Default::default() })?;
         let n = g.norm(&layer.ffn_norm);
         // The last hidden state of a model that projects back is the projected one.
         let projected = i + 1 == self.layers.len() && self.project_out.is_some();
@@ -232,19 +228,19 @@ impl Transformer {
         i: usize,
         layer: &Layer,
         rotary: Option<(&Angles, Pairing)>,
-        h: &Tensor,
+        (h, norm): (&Tensor, FusedNorm),
         label: &dyn Fn(&str) -> String,
     ) -> Result<Tensor> {
         let s = &self.shape;
         let (q_cols, kv_cols) = (s.heads * s.head_dim, s.kv_heads * s.head_dim);
         let x = if layer.qkv.parts.len() == 1 {
             let qkv = g.b.transient("qkv", h.rows, q_cols + 2 * kv_cols);
-            project(g, &label("qkv"), &layer.qkv, h, &qkv, Residual::None)?;
+            project(g, &label("qkv"), &layer.qkv, h, &qkv, Fused { norm, ..Default::default() })?;
             Qkv::stacked(&qkv, q_cols, kv_cols)
         } else {
             let q = g.b.transient("q", h.rows, q_cols);
             let (k, v) = (g.b.transient("k", h.rows, kv_cols), g.b.transient("v", h.rows, kv_cols));
-            project_parts(g, &label("qkv"), &layer.qkv, h, &[q, k, v])?;
+            project_parts(g, &label("qkv"), &layer.qkv, h, norm, &[q, k, v])?;
             Qkv { q, k, v }
         };
         let o = g.b.transient("heads", h.rows, q_cols);
@@ -265,28 +261,34 @@ impl Transformer {
     }
 
     /// The inner activations of the feed-forward layer.
-    fn feed_forward(&self, g: &mut Graph, layer: &Layer, h: &Tensor, label: &dyn Fn(&str) -> String) -> Result<Tensor> {
+    fn feed_forward(
+        &self,
+        g: &mut Graph,
+        layer: &Layer,
+        (h, norm): (&Tensor, FusedNorm),
+        label: &dyn Fn(&str) -> String,
+    ) -> Result<Tensor> {
         let rows: usize = layer.up.parts.iter().map(|p| p.rows).sum();
         let inner = g.b.transient("inner", h.rows, if layer.gated { rows / 2 } else { rows });
         if !layer.gated {
             let w = g.matrix(&layer.up.parts[0]);
             let bias = layer.up.bias.as_ref().map(|b| (g.slot("bias", b), 0));
-            let e = Epilogue { bias, activation: layer.activation, ..Default::default() };
+            let e = Fused { bias, norm, activation: layer.activation, ..Default::default() };
             linear(&mut g.b, &label("ffn up"), h, &w, &inner, &e)?;
             return Ok(inner);
         }
         if let [stacked] = layer.up.parts.as_slice() {
             let w = g.matrix(stacked);
             if w.segments.len() == 1 && layer.up.bias.is_none() && fuses_gate(g.b.facts(), h.rows) {
-                linear(&mut g.b, &label("ffn gate up"), h, &w, &inner, &Epilogue { gate: true, ..Default::default() })?;
+                linear(&mut g.b, &label("ffn gate up"), h, &w, &inner, &Fused { norm, gate: true, ..Default::default() })?;
                 return Ok(inner);
             }
             let both = g.b.transient("gate up", h.rows, rows);
-            project(g, &label("ffn gate up"), &layer.up, h, &both, Residual::None)?;
+            project(g, &label("ffn gate up"), &layer.up, h, &both, Fused { norm, ..Default::default() })?;
             gate(&mut g.b, &label("ffn gate"), layer.activation, &both.slice_cols(0..rows / 2), &both.slice_cols(rows / 2..rows), &inner)?;
         } else {
             let (a, u) = (g.b.transient("gate", h.rows, rows / 2), g.b.transient("up", h.rows, rows / 2));
-            project_parts(g, &label("ffn gate up"), &layer.up, h, &[a, u])?;
+            project_parts(g, &label("ffn gate up"), &layer.up, h, norm, &[a, u])?;
             gate(&mut g.b, &label("ffn gate"), layer.activation, &a, &u, &inner)?;
         }
         Ok(inner)
@@ -319,7 +321,7 @@ impl Transformer {
                 Some(t) => t,
                 None => g.b.transient("projected", count, w.rows),
             };
-            linear(&mut g.b, "project out", &x, &w, &y, &Epilogue::default())?;
+            linear(&mut g.b, "project out", &x, &w, &y, &Fused::default())?;
             x = y;
         }
         Ok(x)
@@ -328,24 +330,38 @@ impl Transformer {
     /// Appends the vocabulary logits of normed rows.
     pub(crate) fn logits(&self, g: &mut Graph, x: &Tensor, y: &Tensor) -> Result<()> {
         let w = g.matrix(self.head.as_ref().unwrap_or(&self.tokens));
-        linear(&mut g.b, "head", x, &w, y, &Epilogue::default())
+        linear(&mut g.b, "head", x, &w, y, &Fused::default())
     }
 }
 
-/// `y = x Wᵀ + bias`, plus the residual.
-pub(crate) fn project(g: &mut Graph, label: &str, l: &Linear, x: &Tensor, y: &Tensor, residual: Residual) -> Result<()> {
+/// An RMSNorm that the products which read its result make themselves.
+type FusedNorm = Option<(SlotId, f32)>;
+
+/// The normed rows of x; or x itself and the norm, where products can fuse it: a dispatch less.
+fn normed(g: &mut Graph, label: &str, n: &DeviceNorm, x: &Tensor) -> Result<(Tensor, FusedNorm)> {
+    let n = g.norm(n);
+    if n.rms && n.bias.is_none() && fuses_norm(g.b.facts(), x.rows) {
+        return Ok((*x, Some((n.gain, n.eps))));
+    }
+    let h = g.b.transient("normed", x.rows, x.cols);
+    norm(&mut g.b, label, x, &h, &n, Rows::All)?;
+    Ok((h, None))
+}
+
+/// `y = x Wᵀ + bias` and what is fused with it.
+pub(crate) fn project(g: &mut Graph, label: &str, l: &Linear, x: &Tensor, y: &Tensor, fused: Fused) -> Result<()> {
     let w = g.matrix(&l.parts[0]);
     let bias = l.bias.as_ref().map(|b| (g.slot("bias", b), 0));
-    linear(&mut g.b, label, x, &w, y, &Epilogue { bias, residual, ..Default::default() })
+    linear(&mut g.b, label, x, &w, y, &Fused { bias, ..fused })
 }
 
 /// Each part into an output of its own; the biases lie end to end.
-fn project_parts(g: &mut Graph, label: &str, l: &Linear, x: &Tensor, outputs: &[Tensor]) -> Result<()> {
+fn project_parts(g: &mut Graph, label: &str, l: &Linear, x: &Tensor, norm: FusedNorm, outputs: &[Tensor]) -> Result<()> {
     let mut at = 0;
     for (part, y) in l.parts.iter().zip(outputs) {
         let w = g.matrix(part);
         let bias = l.bias.as_ref().map(|b| (g.slot("bias", b), at));
-        linear(&mut g.b, label, x, &w, y, &Epilogue { bias, ..Default::default() })?;
+        linear(&mut g.b, label, x, &w, y, &Fused { bias, norm, ..Default::default() })?;
         at += part.rows;
     }
     Ok(())

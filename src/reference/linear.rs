@@ -1,6 +1,7 @@
 //! Twin of `shaders/linear_*.wgsl`.
 
-use crate::kernel::linear::Activation;
+use super::norm;
+use crate::kernel::linear::{Activation, Fused};
 use crate::plan::{Expected, Snapshot, Tolerance, Twin};
 use crate::tensor::Format;
 
@@ -45,7 +46,8 @@ pub fn product(x: &[f64], w: &[f64]) -> (f64, f64) {
     x.iter().zip(w).fold((0.0, 0.0), |(s, m), (a, b)| (s + a * b, m + (a * b).abs()))
 }
 
-pub(crate) fn twin(format: Format, weight_rows: usize, bias: bool, residual: i64, act: Activation, gate: bool) -> Twin {
+pub(crate) fn twin(format: Format, weight_rows: usize, bias: bool, residual: i64, fused: &Fused) -> Twin {
+    let (act, gate, norm_eps) = (fused.activation, fused.gate, fused.norm.map(|n| f64::from(n.1)));
     Twin::new(move |s: &Snapshot| {
         let p = &s.params()[4..];
         let [m, n, cols] = [p[0], p[1], p[2]].map(|v| v as usize);
@@ -55,6 +57,15 @@ pub(crate) fn twin(format: Format, weight_rows: usize, bias: bool, residual: i64
         let scales = if quant == 1 { s.words(3) } else { &[] };
         let x: Vec<Vec<f64>> =
             (0..m).map(|r| s.f32(0)[x_offset + r * x_stride..][..cols].iter().map(|v| f64::from(*v)).collect()).collect();
+        let mut x = x;
+        if let Some(eps) = norm_eps {
+            let at = p[12] as usize;
+            let binding = 3 + quant + usize::from(bias) + usize::from(residual == 1);
+            let gain: Vec<f64> = s.f32(binding)[at..at + cols].iter().map(|v| f64::from(*v)).collect();
+            for row in &mut x {
+                *row = norm::row(row, &gain, None, true, eps).into_iter().map(|v| v.0).collect();
+            }
+        }
         // sums[row of x][weight row]
         let mut sums = vec![vec![(0.0, 0.0); weight_rows]; m];
         for row in 0..weight_rows {
@@ -90,7 +101,8 @@ pub(crate) fn twin(format: Format, weight_rows: usize, bias: bool, residual: i64
                 magnitude.push(mag + add.abs());
             }
         }
-        let mut tolerance = Tolerance::sum(cols);
+        // The squares are one more sum of as many terms.
+        let mut tolerance = Tolerance::sum(if norm_eps.is_some() { 2 * cols } else { cols });
         if act != Activation::None || gate {
             tolerance.ulps += Tolerance::transcendental().ulps;
         }

@@ -1,5 +1,5 @@
 use super::{Bench, all_facts};
-use etalon::kernel::linear::{Activation, Epilogue, Residual, fuses_gate, linear};
+use etalon::kernel::linear::{Activation, Fused, Residual, fuses_gate, fuses_norm, linear};
 use etalon::quant::{QuantFormat, Scales};
 use etalon::tensor::Format;
 
@@ -58,7 +58,7 @@ fn every_format_and_shape_matches_the_twin() {
                 let x = etalon::tensor::Tensor { slot: x, offset: 0, rows: m, cols: k, stride: k };
                 let (w, decoded) = t.weights(format, n, k);
                 let y = t.poisoned("y", m, n);
-                linear(&mut t.builder, &format!("{name} {format:?}"), &x, &w, &y, &Epilogue::default()).unwrap();
+                linear(&mut t.builder, &format!("{name} {format:?}"), &x, &w, &y, &Fused::default()).unwrap();
                 check(&t.verify(&y), &values, &decoded, (m, k, n));
             }
         }
@@ -83,7 +83,7 @@ fn epilogues_match_the_twin() {
                         1 => Residual::Add(t.random("r", m, 41)),
                         _ => Residual::InPlace,
                     };
-                    let e = Epilogue { bias: Some((bias, 3)), activation, residual, gate: false };
+                    let e = Fused { bias: Some((bias, 3)), activation, residual, ..Default::default() };
                     linear(&mut t.builder, &format!("{name} {activation:?}"), &x, &w, &y, &e).unwrap();
                     t.verify(&y);
                 }
@@ -101,10 +101,39 @@ fn the_fused_gate_matches_the_twin() {
             let x = t.random_dense("x", m, 96);
             let (w, _) = t.weights(quant(4, 32, Scales::F16Min), 2 * 29, 96);
             let y = t.poisoned("y", m, 29);
-            linear(&mut t.builder, "gate", &x, &w, &y, &Epilogue { gate: true, ..Default::default() }).unwrap();
+            linear(&mut t.builder, "gate", &x, &w, &y, &Fused { gate: true, ..Default::default() }).unwrap();
             t.verify(&y);
         }
     }
+}
+
+#[test]
+fn the_fused_norm_matches_the_twin() {
+    for (_, facts) in all_facts().into_iter().take(2) {
+        let formats = [Format::F32, quant(4, 32, Scales::F16Min), quant(8, 32, Scales::F16 { zero: 128 }), quant(3, 16, Scales::F32Zero)];
+        for (i, format) in formats.into_iter().enumerate() {
+            for (m, k, gate) in [(1, 577, false), (1, 64, true), (4, 96, true), (2, 65, false), (3, 1, false)] {
+                assert!(fuses_norm(&facts, m));
+                let mut t = Bench::new(&facts, i as u64);
+                let x = if k % 2 == 0 { t.random_dense("x", m, k) } else { t.random("x", m, k) };
+                let (w, _) = t.weights(format, if gate { 2 * 29 } else { 29 }, k);
+                let gain = t.random_values(k);
+                let norm = Some((t.floats("gain", &gain), 1e-5));
+                let bias = t.random_values(29);
+                let bias = (!gate).then(|| (t.floats("bias", &bias), 0));
+                let y = t.poisoned("y", m, 29);
+                linear(&mut t.builder, "normed", &x, &w, &y, &Fused { norm, gate, bias, ..Default::default() }).unwrap();
+                t.verify(&y);
+            }
+        }
+    }
+    let facts = &all_facts()[0].1;
+    let mut t = Bench::new(facts, 1);
+    let (x, y) = (t.random_dense("x", 100, 32), t.poisoned("y", 100, 8));
+    let (w, _) = t.weights(Format::F32, 8, 32);
+    let norm = Some((t.floats("gain", &[1.0; 32]), 1e-5));
+    let e = linear(&mut t.builder, "many", &x, &w, &y, &Fused { norm, ..Default::default() }).unwrap_err().to_string();
+    assert!(e.contains("the norm cannot be fused"), "{e}");
 }
 
 #[test]
@@ -116,7 +145,7 @@ fn weights_and_activations_above_a_binding_are_cut_by_rows() {
         let x = etalon::tensor::Tensor { slot: t.floats("x", &values), offset: 0, rows: m, cols: k, stride: k };
         let (w, decoded) = t.weights(Format::F32, n, k);
         let y = t.poisoned("y", m, n);
-        linear(&mut t.builder, "cut", &x, &w, &y, &Epilogue::default()).unwrap();
+        linear(&mut t.builder, "cut", &x, &w, &y, &Fused::default()).unwrap();
         check(&t.verify(&y), &values, &decoded, (m, k, n));
     }
 }
@@ -128,6 +157,6 @@ fn operands_that_do_not_fit_are_refused() {
     let x = t.random_dense("x", 2, 32);
     let (w, _) = t.weights(Format::F32, 8, 33);
     let y = t.poisoned("y", 2, 8);
-    let e = linear(&mut t.builder, "bad", &x, &w, &y, &Epilogue::default()).unwrap_err().to_string();
+    let e = linear(&mut t.builder, "bad", &x, &w, &y, &Fused::default()).unwrap_err().to_string();
     assert!(e.contains("(2, 32) times (8, 33)"), "{e}");
 }

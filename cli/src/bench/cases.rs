@@ -3,7 +3,7 @@
 use super::bed::Bed;
 use anyhow::Result;
 use etalon::kernel::attention::{Keys, attention};
-use etalon::kernel::linear::{Epilogue, linear};
+use etalon::kernel::linear::{Fused, linear};
 use etalon::kernel::matmul::{Operand, Product, matmul};
 use etalon::kernel::norm::{Norm, Rows, norm};
 use etalon::kernel::rope::{Cache, Qkv};
@@ -86,7 +86,7 @@ fn product(m: usize, n: usize, k: usize, format: Format) -> Build {
         let weights = bed.matrices(r.operands, format, n, k)?;
         let outputs = bed.outputs(r.outputs, m, n)?;
         for i in 0..r.repeats {
-            linear(bed.builder(), "linear", &x, &weights[i % r.operands], &outputs[i % r.outputs], &Epilogue::default())?;
+            linear(bed.builder(), "linear", &x, &weights[i % r.operands], &outputs[i % r.outputs], &Fused::default())?;
         }
         Ok(())
     })

@@ -8,7 +8,7 @@ use crate::tensor::Format;
 
 type Defines = Vec<(&'static str, i64)>;
 
-const ACCESS: [Access; 6] = [Access::Read, Access::Read, Access::Write, Access::Read, Access::Read, Access::Read];
+const ACCESS: [Access; 7] = [Access::Read, Access::Read, Access::Write, Access::Read, Access::Read, Access::Read, Access::Read];
 
 /// The constants that pick an element format in `shaders/common/decode.wgsl`.
 pub(crate) fn format_defines(format: &Format) -> Vec<(&'static str, i64)> {
@@ -117,9 +117,14 @@ pub(super) fn shape(facts: &Facts, m: usize, n: usize, gate: bool) -> Shape {
     }
 }
 
-/// True where a layer of `m` rows of x can fuse the SiLU gate ([`super::Epilogue::gate`]).
+/// True where a layer of `m` rows of x can fuse the SiLU gate ([`super::Fused::gate`]).
 pub fn fuses_gate(facts: &Facts, m: usize) -> bool {
     shape(facts, m, 1, true).fuses_gate()
+}
+
+/// True where a layer of `m` rows of x can fuse an RMSNorm of them ([`super::Fused::norm`]): each workgroup sees whole rows.
+pub fn fuses_norm(facts: &Facts, m: usize) -> bool {
+    fuses_gate(facts, m)
 }
 
 impl Shape {
@@ -130,6 +135,7 @@ impl Shape {
 
 /// What a variant does beside the product.
 pub(super) struct Flags {
+    pub(super) norm: bool,
     pub(super) gate: bool,
     pub(super) bias: bool,
     /// 0 none, 1 another tensor's, 2 in place.
@@ -158,9 +164,10 @@ pub(super) fn variant(facts: &Facts, shape: Shape, format: &Format, cols: usize,
     let magic = matches!(format, Format::Quant(q) if q.bits == 4 && q.table.is_none()) && facts.converts_slowly();
     let mut defines = format_defines(format);
     defines.extend([("EXACT", 0), ("MAGIC", i64::from(magic)), ("XV", i64::from(f.x_vec4))]);
-    defines.extend([("BIAS", i64::from(f.bias)), ("RES", f.residual), ("ACT", f.activation)]);
+    defines.extend([("BIAS", i64::from(f.bias)), ("RES", f.residual), ("ACT", f.activation), ("NORM", i64::from(f.norm))]);
     defines.extend(more);
-    let bindings = 3 + usize::from(matches!(format, Format::Quant(_))) + usize::from(f.bias) + usize::from(f.residual == 1);
+    let bindings =
+        3 + usize::from(matches!(format, Format::Quant(_))) + usize::from(f.bias) + usize::from(f.residual == 1) + usize::from(f.norm);
     Variant { kernel, source, defines, access: &ACCESS[..bindings], subgroup }
 }
 
@@ -197,11 +204,10 @@ fn lanes_load(format: &Format, cols: usize) -> (&'static str, i64) {
 
 fn lanes_vec_defines(format: &Format, m: usize, cols: usize, f: &Flags) -> Defines {
     // As many sums as make the loop long enough and its code not too long: 3 x 2 blocks ran int4 1.15 times as fast as 4 x 4.
-    let rows = match m {
-        1 | 2 if f.gate => 2,
-        1 | 2 => 3,
-        _ if f.gate => 1,
-        _ => 2,
+    let rows = match (m, f.gate) {
+        (1 | 2, false) if matches!(format, Format::Quant(q) if q.bits < 8) => 3,
+        (1 | 2, _) | (_, false) => 2,
+        _ => 1,
     };
     let blocks = cols.div_ceil(32);
     let (mut span, mut share, mut scale_load, mut place) = (1, false, 1, false);
@@ -242,7 +248,7 @@ fn tile_defines(t: &Tile, format: &Format, cols: usize) -> Defines {
         Format::F16 | Format::Bf16 => 2,
         Format::Quant(_) => 1,
     };
-    let mut out = vec![load(format, cols, wanted), ("SLOAD", 1), ("BM", t.m), ("BN", t.n), ("BK", 16)];
+    let mut out = vec![load(format, cols, wanted), ("SLOAD", 1), ("KTAIL", 1), ("BM", t.m), ("BN", t.n), ("BK", 16)];
     out.extend([("TM", t.own), ("TN", t.own), ("KU", t.unroll)]);
     out
 }
@@ -254,8 +260,10 @@ pub(crate) fn variants(facts: &Facts) -> Vec<Variant> {
     let shapes = (1..=FEW).flat_map(|m| [64, 8192].map(|n| (m, n))).chain([32, 64, 128, 1024].map(|m| (m, 2048)));
     for (m, n) in shapes {
         let mut add = |format, (cols, x_vec4), gate: i64, bias: i64, residual, activation| {
-            let gate = gate % 2 == 1 && fuses_gate(facts, m);
-            let flags = Flags { gate, bias: bias % 2 == 1, residual: residual % 3, activation: activation % 6, x_vec4 };
+            let fuses = fuses_gate(facts, m);
+            // Both, one, or none of them.
+            let (norm, gate) = (fuses && gate % 3 == 1, fuses && gate % 2 == 1);
+            let flags = Flags { norm, gate, bias: bias % 2 == 1, residual: residual % 3, activation: activation % 6, x_vec4 };
             out.push(variant(facts, shape(facts, m, n, gate), format, cols, &flags));
         };
         // Row lengths on either side of what the variants tell apart, with and without vectors of x.
