@@ -112,7 +112,9 @@ fn variant(shape: Shape, f: &Flags) -> Variant {
     let [k, h] = [f.across, f.half].map(|side| side.map(i64::from));
     let mut defines = vec![("K0", k[0]), ("K1", k[1]), ("H0", h[0]), ("H1", h[1]), ("SWAP", i64::from(f.swapped))];
     if let Shape::Lanes { cols } = shape {
-        defines.extend([("V0", 0), ("V1", 0), ("YV", 0), ("KTAIL", i64::from(f.k_tail)), ("ROWS", 4), ("COLS", cols)]);
+        // A vec4 of eight lanes across k is 32 columns.
+        let wide = [f.vec4[0], f.vec4[1] && (cols == 32 || !f.across[1])].map(i64::from);
+        defines.extend([("V0", wide[0]), ("V1", wide[1]), ("YV", 0), ("KTAIL", i64::from(f.k_tail)), ("ROWS", 4), ("COLS", cols)]);
         let source = include_str!("../../shaders/matmul_lanes.wgsl");
         return Variant { kernel: "matmul_lanes", source, defines, access: &ACCESS, subgroup: Some(8) };
     }
