@@ -140,14 +140,16 @@ fn main(@builtin(workgroup_id) wid: vec3<u32>, @builtin(subgroup_invocation_id) 
 #end
 #end
 #end
-#for c in 0..COLS
-#if c % 8 == 0 && ACROSS1 == 0
+#if ACROSS1 == 0
+#for c in 0..((COLS + 7) / 8)
 #if V1
-        let b$(c / 8) = wide1(base1, j$(c / 8), k);
+        let b$c = wide1(base1, j$c, k);
 #else
-        let b$(c / 8) = quad1(base1, j$(c / 8), k);
+        let b$c = quad1(base1, j$c, k);
 #end
 #end
+#end
+#for c in 0..COLS
 #for e in 0..4
 #if ACROSS1
         let b_$(c)_$e = subgroupBroadcast(b$e[$(c % 4)], $(c / 4)u);
