@@ -1,12 +1,14 @@
 //! Times products the way other runtimes are timed, with the copy of the input to the device and of the output back:
-//! `cargo run --release --example products [-- FORMAT,M,K,N …]`, FORMAT being f32, q4 or q8 (groups of 32, f16 scales).
+//! `cargo run --release --example products [-- FORMAT,M,K,N …]`, FORMAT being f32, q4 or q8 (groups of 32, f16 scales; the weights
+//! lie as N x K), or ab: a general product of two f32 matrices, both as they stand.
 //!
 //! One JSON object a line, as the scripts that time the peers print them.
 
 use etalon::kernel::linear::{Fused, linear};
+use etalon::kernel::matmul::{Product, matmul};
 use etalon::plan::Builder;
 use etalon::quant::{QuantFormat, Scales};
-use etalon::tensor::{Format, Matrix, Segment};
+use etalon::tensor::{Format, Matrix, Segment, Tensor};
 use etalon::{Context, ContextOptions};
 use std::sync::Arc;
 use std::time::Instant;
@@ -16,17 +18,17 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     eprintln!("{}", context.facts().summary());
     let mut shapes: Vec<String> = std::env::args().skip(1).collect();
     if shapes.is_empty() {
-        shapes = ["f32,1024,1024,1024", "q4,1,4096,4096", "q4,128,2048,2048"].map(str::to_owned).to_vec();
+        shapes = ["ab,1024,1024,1024", "f32,1024,1024,1024", "q4,1,4096,4096", "q4,128,2048,2048"].map(str::to_owned).to_vec();
     }
     for shape in shapes {
-        let usage = || format!("{shape}: FORMAT,M,K,N with FORMAT f32, q4 or q8");
+        let usage = || format!("{shape}: FORMAT,M,K,N with FORMAT ab, f32, q4 or q8");
         let (name, sizes) = shape.split_once(',').ok_or_else(usage)?;
         let sizes = sizes.split(',').map(str::parse).collect::<Result<Vec<usize>, _>>()?;
         let [m, k, n] = sizes[..] else { return Err(usage().into()) };
         let quant =
             |bits, zero| Format::Quant(QuantFormat { bits, group: 32, scales: Scales::F16 { zero }, table: None, per_tensor: false });
         let format = match name {
-            "f32" => Format::F32,
+            "ab" | "f32" => Format::F32,
             "q4" => quant(4, 8),
             "q8" => quant(8, 128),
             _ => return Err(usage().into()),
@@ -44,8 +46,13 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
             bound.push((slot, context.upload("scales", &vec![0x2c00_2c00; scale_words])?));
             scales = Some(slot);
         }
-        let w = Matrix { rows: n, cols: k, format, segments: vec![Segment { rows: 0..n, data, scales }] };
-        linear(&mut b, "product", &x, &w, &y, &Fused::default())?;
+        if name == "ab" {
+            let w = Tensor { slot: data, offset: 0, rows: k, cols: n, stride: n };
+            matmul(&mut b, "product", &x.into(), &w.into(), &y.into(), &Product::default())?;
+        } else {
+            let w = Matrix { rows: n, cols: k, format, segments: vec![Segment { rows: 0..n, data, scales }] };
+            linear(&mut b, "product", &x, &w, &y, &Fused::default())?;
+        }
         let plan = Arc::new(b.finish()?).bind(&context, &bound)?;
         let input = numbers(m * k);
         let mut ms = Vec::new();

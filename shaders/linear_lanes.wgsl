@@ -5,8 +5,8 @@
 // an iteration, so that iterations are long (docs/ARCHITECTURE.md has figures).
 // A workgroup is one subgroup. SIDE 0 (few rows of x): lanes lie over weight rows, ROWS a lane; x is loaded once per subgroup and
 // broadcast; SPAN blocks of 32 an iteration, their scales together where SHARE. SIDE 1 (many): lanes lie over rows of x, ROWS a
-// lane; COLS weight rows are loaded and decoded once by the lanes and broadcast; codes of HOLD elements stay in registers. No
-// workgroup memory, no barriers.
+// lane; COLS weight rows are loaded and decoded once by the lanes and broadcast, H quads of them a step; codes of HOLD elements
+// stay in registers. No workgroup memory, no barriers.
 #import common/linear
 
 #if SIDE == 0
@@ -219,48 +219,48 @@ fn main(@builtin(workgroup_id) wid: vec3<u32>, @builtin(subgroup_invocation_id) 
         for (var s = 0u; s < $(HOLD / 8)u; s++) {
         let k = k0 + 8u * s;
 #else
-    for (var k = 0u; k < params.cols; k += 8u) {
+    for (var k = 0u; k < params.cols; k += $(4 * H)u) {
 #end
+        // All loads before the sums, column by column: otherwise the compiler keeps more sums on the way than there are registers.
 #for r in 0..ROWS
-#for h in 0..2
+#for h in 0..H
         let x_$(r)_$h = x4(m$r, k + $(4 * h)u);
 #end
 #end
-        // Loads between the groups of columns end the compiler's blocks: in longer ones it lets more sums grow side by side than
-        // there are registers. Those of x are for the next step.
-#for g in 0..(COLS / 4)
-#if g % 2 == 0
+#for c8 in 0..(COLS / 8)
 #if HOLD
 #if BITS == 4
-        let c_$g = select(select(b_$(g / 2).x, b_$(g / 2).y, s == 1u), select(b_$(g / 2).z, b_$(g / 2).w, s == 3u), s > 1u);
-        let q_$(g)_0 = nibbles0(c_$g);
-        let q_$(g)_1 = nibbles1(c_$g);
+        let c_$c8 = select(select(b_$(c8).x, b_$(c8).y, s == 1u), select(b_$(c8).z, b_$(c8).w, s == 3u), s > 1u);
+        let q_$(c8)_0 = nibbles0(c_$c8);
+        let q_$(c8)_1 = nibbles1(c_$c8);
 #else
-        let q_$(g)_0 = numbers(select(b_$(g / 2).x, b_$(g / 2).z, s == 1u));
-        let q_$(g)_1 = numbers(select(b_$(g / 2).y, b_$(g / 2).w, s == 1u));
+        let q_$(c8)_0 = numbers(select(b_$(c8).x, b_$(c8).z, s == 1u));
+        let q_$(c8)_1 = numbers(select(b_$(c8).y, b_$(c8).w, s == 1u));
 #end
 #if GROUP % HOLD != 0
-        let g_$g = select(g_$(g / 2)_0, g_$(g / 2)_1, s > 1u);
+        let g_$c8 = select(g_$(c8)_0, g_$(c8)_1, s > 1u);
 #else
-        let g_$g = g_$(g / 2)_0;
+        let g_$c8 = g_$(c8)_0;
 #end
-        let w_$(g / 2)_0 = value4(q_$(g)_0, g_$g);
-        let w_$(g / 2)_1 = value4(q_$(g)_1, g_$g);
+        let w_$(c8)_0 = value4(q_$(c8)_0, g_$c8);
+        let w_$(c8)_1 = value4(q_$(c8)_1, g_$c8);
 #else
-        let w_$(g / 2)_0 = load4(n$(g / 2), k);
-        let w_$(g / 2)_1 = load4(n$(g / 2), k + 4u);
+#for h in 0..H
+        let w_$(c8)_$h = load4(n$c8, k + $(4 * h)u);
 #end
 #end
-#for c in 0..4
-#for h in 0..2
+#end
+#for c8 in 0..(COLS / 8)
+#for c in 0..8
+#for h in 0..H
 #for e in 0..4
-        let w_$(g)_$(c)_$(4 * h + e)x = subgroupBroadcast(w_$(g / 2)_$h[$e], $(4 * (g % 2) + c)u);
+        let w_$(c8)_$(c)_$(4 * h + e)x = subgroupBroadcast(w_$(c8)_$h[$e], $(c)u);
 #end
 #end
 #for r in 0..ROWS
-#for h in 0..2
+#for h in 0..H
 #for e in 0..4
-        acc_$(r)_$(4 * g + c) = fma(x_$(r)_$h[$e], w_$(g)_$(c)_$(4 * h + e)x, acc_$(r)_$(4 * g + c));
+        acc_$(r)_$(8 * c8 + c) = fma(x_$(r)_$h[$e], w_$(c8)_$(c)_$(4 * h + e)x, acc_$(r)_$(8 * c8 + c));
 #end
 #end
 #end
