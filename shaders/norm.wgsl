@@ -1,6 +1,7 @@
 // y[r, i] = (x[s, i] - mean) * inverse * gain[i] + bias[i]; RMS: no mean, no bias. inverse = 1 / sqrt(variance + eps).
 //
-// A workgroup a row. LAST: row r of y is the last valid row of sequence r of x (s = r rows_per_sequence + count - 1), else s = r.
+// A workgroup a row. VEC: by vec4, sizes and places are in these units. LAST: row r of y is the last valid row of sequence r of x
+// (s = r rows_per_sequence + count - 1), else s = r.
 #import common/reduce
 #import common/state
 
@@ -10,12 +11,19 @@ struct Params {
     y_stride: u32, gain_offset: u32, bias_offset: u32, eps: f32,
     sequence_rows: u32, pad0: u32, pad1: u32, pad2: u32,
 }
+#if VEC
+alias Unit = vec4<f32>;
+fn total(v: Unit) -> f32 { return dot(v, vec4<f32>(1.0)); }
+#else
+alias Unit = f32;
+fn total(v: Unit) -> f32 { return v; }
+#end
 @group(0) @binding(0) var<uniform> params: Params;
-@group(0) @binding(1) var<storage, read> x: array<f32>; // (rows, cols)
-@group(0) @binding(2) var<storage, read_write> y: array<f32>; // (rows, cols)
-@group(0) @binding(3) var<storage, read> gain: array<f32>; // (cols)
+@group(0) @binding(1) var<storage, read> x: array<Unit>; // (rows, cols)
+@group(0) @binding(2) var<storage, read_write> y: array<Unit>; // (rows, cols)
+@group(0) @binding(3) var<storage, read> gain: array<Unit>; // (cols)
 #if BIAS
-@group(0) @binding(4) var<storage, read> bias: array<f32>; // (cols)
+@group(0) @binding(4) var<storage, read> bias: array<Unit>; // (cols)
 #end
 #if LAST
 @group(0) @binding($(4 + BIAS)) var<storage, read> state: array<u32>; // (sequences, 32)
@@ -29,16 +37,16 @@ fn main(@builtin(workgroup_id) wid: vec3<u32>, @builtin(local_invocation_index) 
     source = row * params.sequence_rows + max(state[row * 32u + COUNT], 1u) - 1u;
 #end
     let at = params.x_offset + source * params.x_stride;
-    let n = f32(params.cols);
+    let n = f32(params.cols * $(1 + 3 * VEC)u);
     var mean = 0.0;
 #if RMS == 0
-    for (var i = lane; i < params.cols; i += $(WG)u) { mean += x[at + i]; }
+    for (var i = lane; i < params.cols; i += $(WG)u) { mean += total(x[at + i]); }
     mean = sum_all(mean, lane) / n;
 #end
     var squares = 0.0;
     for (var i = lane; i < params.cols; i += $(WG)u) {
         let d = x[at + i] - mean;
-        squares = fma(d, d, squares);
+        squares += total(d * d);
     }
     let inverse = 1.0 / sqrt(sum_all(squares, lane) / n + params.eps);
     for (var i = lane; i < params.cols; i += $(WG)u) {

@@ -36,21 +36,21 @@ pub enum Rows {
 
 const ACCESS: [Access; 5] = [Access::Read, Access::Write, Access::Read, Access::Read, Access::Read];
 
-fn variant(facts: &Facts, cols: usize, rms: bool, bias: bool, last: bool) -> Variant {
+fn variant(facts: &Facts, cols: usize, [rms, bias, last, vec4]: [bool; 4]) -> Variant {
     let (wg, sg, subgroup) = row_workgroup(facts, "norm", if cols >= 2048 { 256 } else { 64 });
-    let [r, b, l] = [rms, bias, last].map(i64::from);
+    let [r, b, l, v] = [rms, bias, last, vec4].map(i64::from);
     Variant {
         kernel: "norm",
         source: include_str!("../../shaders/norm.wgsl"),
-        defines: vec![("RMS", r), ("BIAS", b), ("LAST", l), ("WG", wg), ("SG", sg)],
+        defines: vec![("RMS", r), ("BIAS", b), ("LAST", l), ("VEC", v), ("WG", wg), ("SG", sg)],
         access: &ACCESS[..3 + usize::from(bias) + usize::from(last)],
         subgroup,
     }
 }
 
 pub(crate) fn variants(facts: &Facts) -> Vec<Variant> {
-    let flags = |i: usize| variant(facts, if i & 8 == 0 { 64 } else { 4096 }, i & 1 != 0, i & 2 != 0, i & 4 != 0);
-    (0..16).map(flags).collect()
+    let flags = |i: usize| variant(facts, if i & 16 == 0 { 64 } else { 4096 }, [1, 2, 4, 8].map(|bit| i & bit != 0));
+    (0..32).map(flags).collect()
 }
 
 /// Appends `y = (x - mean) / sqrt(variance + eps) * gain + bias` for every row; RMSNorm leaves mean and bias out.
@@ -96,16 +96,19 @@ fn one(b: &mut Builder, label: &str, x: &Tensor, y: &Tensor, n: &Norm, last: Opt
         bindings.push(w);
     }
     let sequence_rows = last.map_or(1, |l| l.1);
-    let mut params = vec![x.cols as u32, xw.offset, x.stride as u32, yw.offset, y.stride as u32, gain.offset, bias_offset];
+    let places = [x.cols as u32, xw.offset, x.stride as u32, yw.offset, y.stride as u32, gain.offset, bias_offset];
+    let vec4 = places.iter().all(|n| n.is_multiple_of(4));
+    let unit = if vec4 { 4 } else { 1 };
+    let mut params: Vec<u32> = places.iter().map(|n| n / unit).collect();
     params.extend([n.eps.to_bits(), sequence_rows as u32, 0, 0, 0]);
     b.push(OpSpec {
         label: label.into(),
-        variant: variant(b.facts(), x.cols, n.rms, n.bias.is_some(), last.is_some()),
+        variant: variant(b.facts(), x.cols, [n.rms, n.bias.is_some(), last.is_some(), vec4]),
         params,
         bindings,
         grid: [y.rows as u32, 1, 1],
         bytes: 8 * (y.rows * x.cols) as u64,
         flops: 6 * (y.rows * x.cols) as u64,
-        twin: reference::norm::twin(n.rms, n.bias.is_some(), last.is_some(), y.rows),
+        twin: reference::norm::twin(n.rms, n.bias.is_some(), last.is_some(), y.rows, unit as usize),
     })
 }

@@ -4,9 +4,10 @@ use super::linear::activate;
 use crate::kernel::linear::Activation;
 use crate::plan::{Expected, Snapshot, Tolerance, Twin};
 
-pub(crate) fn twin(act: Activation, rows: usize) -> Twin {
+/// `unit`: words that the parameters count in.
+pub(crate) fn twin(act: Activation, rows: usize, unit: usize) -> Twin {
     Twin::new(move |s: &Snapshot| {
-        let p: Vec<usize> = s.params()[4..].iter().map(|v| *v as usize).collect();
+        let p: Vec<usize> = s.params()[4..].iter().map(|v| *v as usize * unit).collect();
         let (mut at, mut want, mut magnitude) = (Vec::new(), Vec::new(), Vec::new());
         for row in 0..rows {
             for i in 0..p[0] {

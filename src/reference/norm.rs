@@ -17,11 +17,12 @@ pub fn row(x: &[f64], gain: &[f64], bias: Option<&[f64]>, rms: bool, eps: f64) -
         .collect()
 }
 
-pub(crate) fn twin(rms: bool, has_bias: bool, last: bool, rows: usize) -> Twin {
+/// `unit`: words that the parameters count in.
+pub(crate) fn twin(rms: bool, has_bias: bool, last: bool, rows: usize, unit: usize) -> Twin {
     Twin::new(move |s: &Snapshot| {
         let p = &s.params()[4..];
         let [cols, x_offset, x_stride, y_offset, y_stride, gain_offset, bias_offset] =
-            [p[0], p[1], p[2], p[3], p[4], p[5], p[6]].map(|v| v as usize);
+            [p[0], p[1], p[2], p[3], p[4], p[5], p[6]].map(|v| v as usize * unit);
         let eps = f64::from(f32::from_bits(p[7]));
         let take = |words: &[f32], at: usize| words[at..at + cols].iter().map(|v| f64::from(*v)).collect::<Vec<_>>();
         let gain = take(s.f32(2), gain_offset);
