@@ -84,7 +84,7 @@ pub struct Angles {
 
 use Access::{Read as R, Write as W};
 
-fn variant(pairing: Pairing, stacked: bool) -> Variant {
+fn variant(pairing: Pairing, stacked: bool, vec4: bool) -> Variant {
     let rotates = pairing != Pairing::None;
     let access: &'static [Access] = match (rotates, stacked) {
         (true, true) => &[R, W, W, W, R],
@@ -96,12 +96,14 @@ fn variant(pairing: Pairing, stacked: bool) -> Variant {
         Pairing::Half => 1,
         Pairing::Interleaved => 2,
     };
-    let defines = vec![("ROPE", mode), ("STACKED", i64::from(stacked && rotates))];
+    let defines = vec![("ROPE", mode), ("STACKED", i64::from(stacked && rotates)), ("VEC", i64::from(vec4))];
     Variant { kernel: "rope", source: include_str!("../../shaders/rope.wgsl"), defines, access, subgroup: None }
 }
 
 pub(crate) fn variants(_: &Facts) -> Vec<Variant> {
-    [Pairing::None, Pairing::Half, Pairing::Interleaved].into_iter().flat_map(|p| [false, true].map(|s| variant(p, s))).collect()
+    let pairings = [Pairing::None, Pairing::Half, Pairing::Interleaved].into_iter();
+    let flags = [(false, false), (false, true), (true, false), (true, true)];
+    pairings.flat_map(|p| flags.map(|(stacked, vec4)| variant(p, stacked, vec4))).collect()
 }
 
 /// Appends: rotate `q` in place, rotate `k` into the cache, copy `v` into the cache, at positions `length + t` of the sequences'
@@ -156,12 +158,15 @@ pub fn rope(b: &mut Builder, label: &str, state: SlotId, x: &Qkv, cache: &Cache,
         params.extend([q_offset, x.q.stride as u32, kw, x.k.stride as u32, vw, x.v.stride as u32, table_offset / 2]);
         params.extend([flat.start as u32, flat.len() as u32, angles.map_or(0, |a| a.positions as u32)]);
         let pairs = (heads + 2 * cache.kv_heads) * d / 2;
+        let places = [q_offset, kw, vw, table_offset].map(|n| n as usize);
+        let whole = |n: usize| n.is_multiple_of(4);
+        let vec4 = d.is_multiple_of(8) && places.into_iter().chain([x.q.stride, x.k.stride, x.v.stride]).all(whole);
         b.push(OpSpec {
             label: label.into(),
-            variant: variant(pairing, stacked),
+            variant: variant(pairing, stacked, vec4),
             params,
             bindings,
-            grid: [pairs.div_ceil(64) as u32, rows as u32, 1],
+            grid: [pairs.div_ceil(if vec4 { 256 } else { 64 }) as u32, rows as u32, 1],
             bytes: 8 * (rows * pairs * 2) as u64,
             flops: 6 * (rows * pairs) as u64,
             twin: reference::rope::twin(pairing, stacked && rotates),
