@@ -10,7 +10,7 @@
 #import common/linear
 
 #if SIDE == 0
-#if PLACE
+#if IN_PLACE
 fn power(p: u32) -> f32 { return bitcast<f32>((127u - p) << 23u); } // 2^-p
 #end
 #end
@@ -36,7 +36,7 @@ fn main(@builtin(workgroup_id) wid: vec3<u32>, @builtin(subgroup_invocation_id) 
     var squares_$c = 0.0;
 #end
 #end
-#if PLACE
+#if IN_PLACE
     // Codes become numbers where they are in their word, 2^p too large, and x makes up for it; only the last of a word is shifted.
 #for e in 0..3
     let place_$e = select(power($(8 * e)u), power($(8 * e + 4 * (BITS == 4))u), (lane & 1u) == 1u);
@@ -85,7 +85,7 @@ fn main(@builtin(workgroup_id) wid: vec3<u32>, @builtin(subgroup_invocation_id) 
         let half_$(c)_1 = 0.0;
 #end
 #for e in 0..4
-#if PLACE
+#if IN_PLACE
         let x_$(c)_$e = x_$(c)[$e] * place_$e;
 #else
         let x_$(c)_$e = x_$(c)[$e];
@@ -116,7 +116,7 @@ fn main(@builtin(workgroup_id) wid: vec3<u32>, @builtin(subgroup_invocation_id) 
 #end
 #for j in 0..8
 #for r in 0..(ROWS * (1 + GATE))
-#if PLACE
+#if IN_PLACE
 #for e in 0..4
 #if BITS == 4
 #if e == 3 && j % 2 == 1

@@ -16,6 +16,9 @@ pub fn adapters() -> Vec<Facts> {
     let facts = kinds.map(|(kind, subgroup)| {
         let mut facts = Facts::browser(subgroup);
         facts.info.device_type = kind;
+        if subgroup == Some(32) {
+            facts.info.vendor = 0x10de; // NVIDIA, which has variants of its own
+        }
         facts
     });
     facts.into()
@@ -85,7 +88,7 @@ type Pairs = HashMap<(&'static str, Option<u32>), HashSet<(&'static str, i64, &'
 /// The pairs that `kernel::variants` lists for these facts, made once for each kind of adapter.
 fn listed(facts: &Facts) -> Arc<Pairs> {
     static MADE: OnceLock<Mutex<HashMap<String, Arc<Pairs>>>> = OnceLock::new();
-    let kind = format!("{:?} {:?} {:?}", facts.info.device_type, facts.subgroup(), facts.refused);
+    let kind = format!("{:?} {} {:?} {:?}", facts.info.device_type, facts.info.vendor, facts.subgroup(), facts.refused);
     let mut made = MADE.get_or_init(Mutex::default).lock().unwrap();
     let make = || {
         let mut all = Pairs::new();

@@ -1,5 +1,5 @@
-// Weight rows of every format. Wants `data` and, where QUANT, `scales` as array<u32>, and params with w_stride and s_stride
-// (words of a row in either), cols, and for TABLE the vec4 table0..table3. src/quant/mod.rs describes the layout.
+// Weight rows of every format. Wants `data` and, where QUANT, `scales`, and params with w_stride and s_stride (words of a row in
+// either), cols, for TABLE the vec4 table0..table3, for EXACT a word `zero` that is 0. src/quant/mod.rs describes the layout.
 // FORMAT: 0 f32, 1 f16, 2 bf16, 3 quantised (QUANT).
 
 // `data` is bound as array<u32> (LOAD 1), array<vec2<u32>> (2) or array<vec4<u32>> (4), `scales` the same (SLOAD).
@@ -84,10 +84,10 @@ fn codes$j(b: Block) -> u32 {
 }
 #end
 
-// A code in bits of its own as a number. MAGIC: where conversions are slow, the code is put into the mantissa of a power of two whose
+// A code in bits of its own as a number. MANTISSA: where conversions are slow, the code is put into the mantissa of a power of two whose
 // last place is the code's own, which is then taken away: 2^(23 - p) + q, exact for a code that ends below bit 23.
-#if MAGIC
-fn place(c: u32, mask: u32, p: u32) -> f32 {
+#if MANTISSA
+fn mantissa(c: u32, mask: u32, p: u32) -> f32 {
     let one = 0x4B000000u - (p << 23u);
     return bitcast<f32>((c & mask) | one) - bitcast<f32>(one);
 }
@@ -98,24 +98,24 @@ fn numbers(c: u32) -> vec4<f32> {
 #if TABLE
     return vec4<f32>(lookup(c & 15u), lookup((c >> 8u) & 15u), lookup((c >> 16u) & 15u), lookup(c >> 24u));
 #else
-#if MAGIC
+#if MANTISSA
     let h = c >> 16u;
-    return vec4<f32>(place(c, 0xFFu, 0u), place(c, 0xFF00u, 8u), place(h, 0xFFu, 0u), place(h, 0xFF00u, 8u));
+    return vec4<f32>(mantissa(c, 0xFFu, 0u), mantissa(c, 0xFF00u, 8u), mantissa(h, 0xFFu, 0u), mantissa(h, 0xFF00u, 8u));
 #else
     return vec4<f32>(vec4<i32>(unpack4xU8(c)));
 #end
 #end
 }
 #if BITS == 4
-// The same of half J of a word: the low or the high four bits of each byte.
+// The same of half j of a word: the low or the high four bits of each byte.
 #for j in 0..2
 fn nibbles$j(w: u32) -> vec4<f32> {
-#if MAGIC && TABLE == 0
+#if MANTISSA && TABLE == 0
     let h = w >> 16u;
 #if j == 0
-    return vec4<f32>(place(w, 0xFu, 0u), place(w, 0xF00u, 8u), place(h, 0xFu, 0u), place(h, 0xF00u, 8u));
+    return vec4<f32>(mantissa(w, 0xFu, 0u), mantissa(w, 0xF00u, 8u), mantissa(h, 0xFu, 0u), mantissa(h, 0xF00u, 8u));
 #else
-    return vec4<f32>(place(w, 0xF0u, 4u), place(w, 0xF000u, 12u), place(h, 0xF0u, 4u), place(h, 0xF000u, 12u));
+    return vec4<f32>(mantissa(w, 0xF0u, 4u), mantissa(w, 0xF000u, 12u), mantissa(h, 0xF0u, 4u), mantissa(h, 0xF000u, 12u));
 #end
 #else
     return numbers((w >> $(4 * j)u) & 0x0F0F0F0Fu);

@@ -29,7 +29,7 @@ const ACCESS: [Access; 4] = [Access::Read, Access::Write, Access::Read, Access::
 
 fn variant(format: &Format, by_position: bool, add: bool) -> Variant {
     let mut defines = format_defines(format);
-    defines.extend([("LOAD", 1), ("SLOAD", 1), ("MAGIC", 0), ("EXACT", 1), ("IDS", i64::from(by_position)), ("ADD", i64::from(add))]);
+    defines.extend([("LOAD", 1), ("SLOAD", 1), ("MANTISSA", 0), ("EXACT", 1), ("IDS", i64::from(by_position)), ("ADD", i64::from(add))]);
     let access = &ACCESS[..3 + usize::from(matches!(format, Format::Quant(_)))];
     Variant { kernel: "embedding", source: include_str!("../../shaders/embedding.wgsl"), defines, access, subgroup: None }
 }

@@ -138,7 +138,8 @@ pub struct Verified {
 
 impl Bound {
     /// Runs every op on the device and by its CPU twin, on inputs read back from the device just before it, so that
-    /// differences do not add up; also checks that nothing else in its writable bindings changed.
+    /// differences do not add up; also checks that nothing else in its writable bindings changed. Transient slots lie in a workspace
+    /// of their own meanwhile, external ones in the buffers that were bound.
     ///
     /// # Errors
     /// [`Error::Mismatch`] for the first op that differs; what the device reports.
@@ -230,4 +231,39 @@ fn floats(v: &mut Verified, got: &[u32], at: &[usize], want: &[f64], magnitude: 
         return Err(format!("relative L2 {relative:.2e}, allowed {:.2e}", t.relative_l2));
     }
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::Context;
+    use crate::kernel::roof::copy;
+    use crate::plan::Builder;
+
+    /// A twin runs between two submissions of `verify`: here one that runs another plan of the context, over its workspace.
+    #[test]
+    fn another_plan_may_run_meanwhile() {
+        let context = pollster::block_on(Context::new(&Default::default())).expect("the tests need an adapter: see README");
+        let plan = |value: f32, disturb: Option<Arc<Bound>>| {
+            let mut b = Builder::new("copy twice", context.facts());
+            let (x, between, y) = (b.external_tensor("x", 1, 64), b.transient("between", 1, 64), b.external_tensor("y", 1, 64));
+            copy(&mut b, "in", &x, &between).unwrap();
+            copy(&mut b, "out", &between, &y).unwrap();
+            if let Some(other) = disturb {
+                let twin = b.ops()[0].twin.clone();
+                b.ops_mut()[0].twin = Twin::new(move |s| {
+                    other.run(1).unwrap();
+                    (twin.0)(s)
+                });
+            }
+            let buffers = [context.upload("x", &[value.to_bits(); 64]).unwrap(), context.storage("y", 256).unwrap()];
+            let bound = Arc::new(b.finish().unwrap()).bind(&context, &[(x.slot, buffers[0].clone()), (y.slot, buffers[1].clone())]);
+            (Arc::new(bound.unwrap()), buffers[1].clone())
+        };
+        let (other, _) = plan(7.0, None);
+        let (bound, y) = plan(1.0, Some(other));
+        context.block_on(bound.verify()).unwrap();
+        let words = context.block_on(context.read_ranges(&[(&y, 0..256)]).unwrap().words()).unwrap();
+        assert_eq!(words[0], [1.0f32.to_bits(); 64]);
+    }
 }

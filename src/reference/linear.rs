@@ -55,9 +55,8 @@ pub(crate) fn twin(format: Format, weight_rows: usize, bias: bool, residual: i64
         let [b_offset, r_offset, r_stride] = [p[9], p[10], p[11]].map(|v| v as usize);
         let quant = usize::from(matches!(format, Format::Quant(_)));
         let scales = if quant == 1 { s.words(3) } else { &[] };
-        let x: Vec<Vec<f64>> =
+        let mut x: Vec<Vec<f64>> =
             (0..m).map(|r| s.f32(0)[x_offset + r * x_stride..][..cols].iter().map(|v| f64::from(*v)).collect()).collect();
-        let mut x = x;
         if let Some(eps) = norm_eps {
             let at = p[12] as usize;
             let binding = 3 + quant + usize::from(bias) + usize::from(residual == 1);

@@ -136,6 +136,62 @@ fn the_fused_norm_matches_the_twin() {
     assert!(e.contains("the norm cannot be fused"), "{e}");
 }
 
+/// No optional feature, so that the variants of GPUs run, and codes become numbers by their bits.
+fn like_nvidia() -> etalon::Facts {
+    let mut facts = all_facts().remove(1).1;
+    facts.info.vendor = 0x10de;
+    facts
+}
+
+#[test]
+fn codes_by_their_bits_match_the_twin() {
+    for scales in [Scales::F16 { zero: 8 }, Scales::F16Min, Scales::F32Zero] {
+        for (m, k, n) in [(1, 96, 7), (3, 65, 9), (6, 96, 5), (11, 80, 37)] {
+            let mut t = Bench::new(&like_nvidia(), m as u64);
+            let values = t.random_values(m * k);
+            let x = etalon::tensor::Tensor { slot: t.floats("x", &values), offset: 0, rows: m, cols: k, stride: k };
+            let (w, decoded) = t.weights(quant(4, 32, scales), n, k);
+            let y = t.poisoned("y", m, n);
+            linear(&mut t.builder, "bits", &x, &w, &y, &Fused::default()).unwrap();
+            let (got, ops) = t.verify_ops(&y);
+            assert!(ops[0].contains("MANTISSA=1"), "{ops:?}");
+            check(&got, &values, &decoded, (m, k, n));
+        }
+    }
+}
+
+#[test]
+fn sizes_that_fill_a_gpu_match_the_twin() {
+    let facts = like_nvidia();
+    // A tile of each size, and many weight rows a workgroup.
+    for ((m, k, n), define) in [
+        ((1409, 17, 1409), "BM=128,BN=128"),
+        ((705, 33, 705), "BM=64,BN=64"),
+        ((400, 33, 600), "BM=64,BN=32"),
+        ((9, 33, 70), "BM=32,BN=32"),
+        ((1, 65, 4099), "ROWS=8,COLS=1"),
+        ((4, 64, 4099), "ROWS=8,COLS=4"),
+        ((7, 65, 4099), "ROWS=4,COLS=7"),
+    ] {
+        for format in [Format::F32, quant(4, 32, Scales::F16 { zero: 8 }), quant(5, 16, Scales::F16Min)] {
+            let mut t = Bench::new(&facts, n as u64);
+            let x = t.random_dense("x", m, k);
+            let (w, _) = t.weights(format, n, k);
+            let y = t.poisoned("y", m, n);
+            linear(&mut t.builder, "large", &x, &w, &y, &Fused::default()).unwrap();
+            let ops = t.verify_ops(&y).1;
+            assert!(ops[0].contains(define), "{define}: {ops:?}");
+        }
+    }
+    let mut t = Bench::new(&facts, 1);
+    let x = t.random_dense("x", 1, 64);
+    let (w, _) = t.weights(quant(4, 32, Scales::F16Min), 2 * 4099, 64);
+    let y = t.poisoned("y", 1, 4099);
+    linear(&mut t.builder, "gate", &x, &w, &y, &Fused { gate: true, ..Default::default() }).unwrap();
+    let ops = t.verify_ops(&y).1;
+    assert!(ops[0].contains("ROWS=4,COLS=1,GATE=1"), "{ops:?}");
+}
+
 #[test]
 fn weights_and_activations_above_a_binding_are_cut_by_rows() {
     let facts = all_facts().remove(2).1;

@@ -88,7 +88,7 @@ pub(super) fn shape(facts: &Facts, m: usize, n: usize, gate: bool) -> Shape {
         _ if wide => Shape::LanesTile,
         _ if m <= FEW => {
             // x is loaded once for a workgroup's rows: more of them are faster as long as there is work for all (on an H200 8 rows
-            // run int4 10 % faster than 4 at 8192 x 8192), and as long as sums and x fit the registers.
+            // run int4 8 % faster than 4 at 8192 x 8192), and as long as sums and x fit the registers.
             let many = n >= 32 * FULL;
             let rows = match m {
                 1 if gate => {
@@ -161,9 +161,9 @@ pub(super) fn variant(facts: &Facts, shape: Shape, format: &Format, cols: usize,
             ("linear_tile", include_str!("../../../shaders/linear_tile.wgsl"), None, tile_defines(&TILES[size], format, cols))
         }
     };
-    let magic = matches!(format, Format::Quant(q) if q.bits == 4 && q.table.is_none()) && facts.converts_slowly();
+    let mantissa = matches!(format, Format::Quant(q) if q.bits == 4 && q.table.is_none()) && facts.converts_slowly();
     let mut defines = format_defines(format);
-    defines.extend([("EXACT", 0), ("MAGIC", i64::from(magic)), ("XV", i64::from(f.x_vec4))]);
+    defines.extend([("EXACT", 0), ("MANTISSA", i64::from(mantissa)), ("XV", i64::from(f.x_vec4))]);
     defines.extend([("BIAS", i64::from(f.bias)), ("RES", f.residual), ("ACT", f.activation), ("NORM", i64::from(f.norm))]);
     defines.extend(more);
     let bindings =
@@ -203,14 +203,14 @@ fn lanes_load(format: &Format, cols: usize) -> (&'static str, i64) {
 }
 
 fn lanes_vec_defines(format: &Format, m: usize, cols: usize, f: &Flags) -> Defines {
-    // As many sums as make the loop long enough and its code not too long: 3 x 2 blocks ran int4 1.15 times as fast as 4 x 4.
+    // As many sums as make the loop long enough and its code not too long: 3 x 2 blocks ran int4 1.2 times as fast as 4 x 4.
     let rows = match (m, f.gate) {
         (1 | 2, false) if matches!(format, Format::Quant(q) if q.bits < 8) => 3,
         (1 | 2, _) | (_, false) => 2,
         _ => 1,
     };
     let blocks = cols.div_ceil(32);
-    let (mut span, mut share, mut scale_load, mut place) = (1, false, 1, false);
+    let (mut span, mut share, mut scale_load, mut in_place) = (1, false, 1, false);
     if let Format::Quant(q) = format {
         span = if blocks.is_multiple_of(2) { 2 } else { 1 };
         // Groups of an iteration whose scales are whole words side by side.
@@ -221,10 +221,10 @@ fn lanes_vec_defines(format: &Format, m: usize, cols: usize, f: &Flags) -> Defin
         };
         share = span > 1 && words > 0 && q.group == 32 && !q.per_tensor;
         scale_load = if share { words } else { 1 };
-        place = q.bits % 4 == 0 && q.table.is_none();
+        in_place = q.bits % 4 == 0 && q.table.is_none();
     }
     let mut out = vec![lanes_load(format, cols), ("SLOAD", scale_load), ("H", 0), ("SIDE", 0), ("SPAN", span), ("SHARE", i64::from(share))];
-    out.extend([("PLACE", i64::from(place)), ("HOLD", 0), ("ROWS", rows), ("COLS", m as i64)]);
+    out.extend([("IN_PLACE", i64::from(in_place)), ("HOLD", 0), ("ROWS", rows), ("COLS", m as i64)]);
     out.extend([("GATE", i64::from(f.gate)), ("KTAIL", i64::from(!cols.is_multiple_of(32)))]);
     out
 }
@@ -235,10 +235,10 @@ fn lanes_tile_defines(format: &Format, cols: usize) -> Defines {
         Format::Quant(q) if load.1 == 4 => 128 / i64::from(q.bits),
         _ => 0,
     };
-    // Wide tiles use each load more often, until the code outgrows the instruction cache. Measured on llvmpipe: f32 took 0.9 of the
-    // time of 32 columns, int4 0.8.
+    // Wide tiles use each load more often, until the code outgrows the instruction cache. Measured on llvmpipe: f32 took 0.94 of
+    // the time of 32 columns, int4 0.81.
     let (columns, quads) = if hold > 0 { (48, 2) } else { (64, 1) };
-    let mut out = vec![load, ("SLOAD", 1), ("SIDE", 1), ("SPAN", 1), ("SHARE", 0), ("PLACE", 0), ("HOLD", hold), ("H", quads)];
+    let mut out = vec![load, ("SLOAD", 1), ("SIDE", 1), ("SPAN", 1), ("SHARE", 0), ("IN_PLACE", 0), ("HOLD", hold), ("H", quads)];
     out.extend([("ROWS", 4), ("COLS", columns), ("GATE", 0), ("KTAIL", i64::from(cols as i64 % hold.max(4 * quads) != 0))]);
     out
 }
@@ -258,7 +258,8 @@ fn tile_defines(t: &Tile, format: &Format, cols: usize) -> Defines {
 pub(crate) fn variants(facts: &Facts) -> Vec<Variant> {
     let mut out = Vec::new();
     let formats = formats();
-    let shapes = (1..=FEW).flat_map(|m| [64, 8192].map(|n| (m, n))).chain([32, 64, 128, 1024].map(|m| (m, 2048)));
+    // Few and many weight rows for each number of rows of x, and a tile of each size.
+    let shapes = (1..=FEW).flat_map(|m| [64, 8192].map(|n| (m, n))).chain([32, 128, 512, 1024].map(|m| (m, 2048)));
     for (m, n) in shapes {
         let mut add = |format, (cols, x_vec4), gate: i64, bias: i64, residual, activation| {
             let fuses = fuses_gate(facts, m);
