@@ -136,6 +136,22 @@ fn the_fused_norm_matches_the_twin() {
     assert!(e.contains("the norm cannot be fused"), "{e}");
 }
 
+#[test]
+fn scales_of_many_blocks_match_the_twin() {
+    for (_, facts) in all_facts().into_iter().take(2) {
+        for scales in [Scales::F16 { zero: 3 }, Scales::F32 { zero: 3 }, Scales::F16Min, Scales::F16Zero] {
+            for (m, bits, k) in [(1, 4, 192), (2, 8, 320), (1, 3, 130)] {
+                let mut t = Bench::new(&facts, k as u64);
+                let x = t.random_dense("x", m, k);
+                let (w, _) = t.weights(quant(bits, 32, scales), 37, k);
+                let y = t.poisoned("y", m, 37);
+                linear(&mut t.builder, "blocks", &x, &w, &y, &Fused::default()).unwrap();
+                t.verify(&y);
+            }
+        }
+    }
+}
+
 /// No optional feature, so that the variants of GPUs run, and codes become numbers by their bits.
 fn like_nvidia() -> etalon::Facts {
     let mut facts = all_facts().remove(1).1;
