@@ -10,6 +10,7 @@ pub mod linear;
 pub mod matmul;
 pub mod nll;
 pub mod norm;
+pub mod progress;
 pub mod roof;
 pub mod rope;
 pub mod rows;
@@ -100,6 +101,7 @@ fn fragments() -> &'static [(&'static str, &'static str)] {
         ("common/decode", include_str!("../../shaders/common/decode.wgsl")),
         ("common/product", include_str!("../../shaders/common/product.wgsl")),
         ("common/linear", include_str!("../../shaders/common/linear.wgsl")),
+        ("common/progress", include_str!("../../shaders/common/progress.wgsl")),
         ("common/reduce", include_str!("../../shaders/common/reduce.wgsl")),
         ("common/state", include_str!("../../shaders/common/state.wgsl")),
         ("common/threefry", include_str!("../../shaders/common/threefry.wgsl")),
