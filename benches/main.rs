@@ -5,16 +5,22 @@
 #![allow(clippy::unwrap_used, clippy::expect_used, missing_docs, reason = "a benchmark that cannot run should stop")]
 
 mod attention;
+mod batch;
+mod cross_entropy;
+mod dropout;
 mod embedding;
+mod fill;
 mod gate;
 mod linear;
 mod matmul;
 mod nll;
 mod norm;
+mod progress;
 mod roof;
 mod rope;
 mod rows;
 mod sample;
+mod scatter;
 
 use criterion::{Criterion, Throughput, criterion_main};
 use etalon::gpu::Buffer;
@@ -97,6 +103,12 @@ fn all() {
         rows::bench,
         nll::bench,
         sample::bench,
+        batch::bench,
+        cross_entropy::bench,
+        dropout::bench,
+        fill::bench,
+        progress::bench,
+        scatter::bench,
     ] {
         family(&mut c);
     }

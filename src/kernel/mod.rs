@@ -4,7 +4,11 @@
 //! and `benches/X.rs`.
 
 pub mod attention;
+pub mod batch;
+pub mod cross_entropy;
+pub mod dropout;
 pub mod embedding;
+pub mod fill;
 pub mod gate;
 pub mod linear;
 pub mod matmul;
@@ -15,6 +19,7 @@ pub mod roof;
 pub mod rope;
 pub mod rows;
 pub mod sample;
+pub mod scatter;
 mod self_test;
 mod shader;
 pub mod state;

@@ -4,6 +4,7 @@
 //! operations wrongly, more often than anything else; plain variants need no trust.
 
 use super::attention::{Keys, attention};
+use super::cross_entropy::{CrossEntropy, cross_entropy};
 use super::linear::{Fused, Residual, fuses_gate, linear};
 use super::matmul::{Operand, Product, matmul};
 use super::nll::nll;
@@ -167,6 +168,12 @@ fn probes(facts: &Facts) -> Result<Vec<Probe>> {
     let (x, y) = (p.tensor("x", 2, 577), p.tensor("y", 1, 2));
     let targets = p.words("targets", vec![5, 576]);
     nll(&mut p.b, "nll", &x, targets, &y)?;
+    all.push(p);
+    let mut p = Probe::new(facts);
+    let (x, y, scale) = (p.tensor("x", 2, 577), p.tensor("y", 1, 2), p.slot("scale", 1));
+    let targets = (p.words("targets", vec![5, 576]), 0);
+    let loss = CrossEntropy { logits: &x, targets, losses: &y, scale: (scale, 0), smoothing: 0.1, gradient: true };
+    cross_entropy(&mut p.b, "cross-entropy", &loss)?;
     all.push(p);
     // On an adapter without tuned variants there is nothing to do.
     all.retain(|p| p.b.ops().iter().any(|op| op.variant().subgroup.is_some()));

@@ -1,6 +1,7 @@
 //! Which permutations there are: for the portability test, the self-test, browsers' compilers and pipeline caches.
 
 use super::{Variant, attention, embedding, gate, linear, matmul, nll, norm, roof, rope, rows, sample};
+use super::{batch, cross_entropy, dropout, fill, progress, scatter};
 use crate::gpu::Facts;
 use crate::quant::{QuantFormat, Scales};
 use crate::tensor::Format;
@@ -13,7 +14,7 @@ use std::collections::HashSet;
 /// number (`D`: head dimensions, `GROUP`: weights a scale, `ZERO`: zero points) stand for the rest with a few of their values.
 /// Plain variants that would replace a refused one are listed too.
 pub fn variants(facts: &Facts) -> Vec<Variant> {
-    let families: [fn(&Facts) -> Vec<Variant>; 11] = [
+    let families: [fn(&Facts) -> Vec<Variant>; 17] = [
         attention::variants,
         embedding::variants,
         gate::variants,
@@ -25,6 +26,12 @@ pub fn variants(facts: &Facts) -> Vec<Variant> {
         rope::variants,
         rows::variants,
         sample::variants,
+        batch::variants,
+        cross_entropy::variants,
+        dropout::variants,
+        fill::variants,
+        progress::variants,
+        scatter::variants,
     ];
     let plain = facts.plain();
     pairwise(families.iter().flat_map(|family| [family(facts), family(&plain)]).flatten())

@@ -1,16 +1,22 @@
 //! CPU twins: for each kernel a plain function in f64 that shares nothing with the shader, under the same file name.
 
 pub mod attention;
+pub mod batch;
+pub mod cross_entropy;
+pub mod dropout;
 pub mod embedding;
+pub mod fill;
 pub mod gate;
 pub mod linear;
 pub mod matmul;
 pub mod nll;
 pub mod norm;
+pub mod progress;
 pub mod roof;
 pub mod rope;
 pub mod rows;
 pub mod sample;
+pub mod scatter;
 
 use crate::quant::Packed;
 use crate::tensor::Format;

@@ -1,14 +1,20 @@
 //! Every kernel against its CPU twin on fresh random inputs, poisoned outputs and awkward shapes.
 
 mod attention;
+mod batch;
+mod cross_entropy;
+mod dropout;
 mod embedding;
+mod fill;
 mod gate;
 mod linear;
 mod matmul;
 mod norm;
+mod progress;
 mod roof;
 mod rope;
 mod sample;
+mod scatter;
 
 use etalon::gpu::Buffer;
 use etalon::plan::{Builder, SlotId};
