@@ -4,6 +4,7 @@
 
 #![allow(clippy::unwrap_used, clippy::expect_used, missing_docs, reason = "a benchmark that cannot run should stop")]
 
+mod activate;
 mod attention;
 mod embedding;
 mod gate;
@@ -86,6 +87,7 @@ impl Bed {
 fn all() {
     let mut c = Criterion::default().configure_from_args();
     for family in [
+        activate::bench,
         linear::bench,
         matmul::bench,
         norm::bench,

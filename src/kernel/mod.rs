@@ -3,7 +3,9 @@
 //! A family's five files share one stem: `shaders/X.wgsl`, `src/kernel/X.rs`, `src/reference/X.rs`, `tests/kernels/X.rs`
 //! and `benches/X.rs`.
 
+pub mod activate;
 pub mod attention;
+mod elementwise;
 pub mod embedding;
 pub mod gate;
 pub mod linear;
@@ -103,6 +105,7 @@ fn fragments() -> &'static [(&'static str, &'static str)] {
         ("common/linear", include_str!("../../shaders/common/linear.wgsl")),
         ("common/progress", include_str!("../../shaders/common/progress.wgsl")),
         ("common/reduce", include_str!("../../shaders/common/reduce.wgsl")),
+        ("common/slope", include_str!("../../shaders/common/slope.wgsl")),
         ("common/state", include_str!("../../shaders/common/state.wgsl")),
         ("common/threefry", include_str!("../../shaders/common/threefry.wgsl")),
     ]

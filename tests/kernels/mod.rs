@@ -1,5 +1,6 @@
 //! Every kernel against its CPU twin on fresh random inputs, poisoned outputs and awkward shapes.
 
+mod activate;
 mod attention;
 mod embedding;
 mod gate;
