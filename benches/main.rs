@@ -5,6 +5,7 @@
 #![allow(clippy::unwrap_used, clippy::expect_used, missing_docs, reason = "a benchmark that cannot run should stop")]
 
 mod activate;
+mod add;
 mod attention;
 mod embedding;
 mod gate;
@@ -88,6 +89,7 @@ fn all() {
     let mut c = Criterion::default().configure_from_args();
     for family in [
         activate::bench,
+        add::bench,
         linear::bench,
         matmul::bench,
         norm::bench,

@@ -4,6 +4,7 @@
 //! and `benches/X.rs`.
 
 pub mod activate;
+pub mod add;
 pub mod attention;
 mod elementwise;
 pub mod embedding;

@@ -1,6 +1,7 @@
 //! CPU twins: for each kernel a plain function in f64 that shares nothing with the shader, under the same file name.
 
 pub mod activate;
+pub mod add;
 pub mod attention;
 pub mod embedding;
 pub mod gate;

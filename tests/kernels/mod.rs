@@ -1,6 +1,7 @@
 //! Every kernel against its CPU twin on fresh random inputs, poisoned outputs and awkward shapes.
 
 mod activate;
+mod add;
 mod attention;
 mod embedding;
 mod gate;
