@@ -4,10 +4,13 @@
 
 #![allow(clippy::unwrap_used, clippy::expect_used, missing_docs, reason = "a benchmark that cannot run should stop")]
 
+mod activate;
+mod add;
 mod attention;
 mod batch;
 mod cross_entropy;
 mod dropout;
+mod columns;
 mod embedding;
 mod fill;
 mod gate;
@@ -21,6 +24,7 @@ mod rope;
 mod rows;
 mod sample;
 mod scatter;
+mod turn;
 
 use criterion::{Criterion, Throughput, criterion_main};
 use etalon::gpu::Buffer;
@@ -92,6 +96,10 @@ impl Bed {
 fn all() {
     let mut c = Criterion::default().configure_from_args();
     for family in [
+        activate::bench,
+        add::bench,
+        columns::bench,
+        turn::bench,
         linear::bench,
         matmul::bench,
         norm::bench,

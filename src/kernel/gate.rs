@@ -1,50 +1,65 @@
-//! The gate of a feed-forward layer where it is not fused into a linear layer.
+//! The gate of a feed-forward layer where it is not fused into a linear layer, and its gradient.
 
+use super::elementwise::Elementwise;
 use super::linear::Activation;
 use super::{Access, Variant};
+use crate::Result;
 use crate::gpu::Facts;
-use crate::plan::{Builder, OpSpec};
+use crate::plan::Builder;
 use crate::reference;
 use crate::tensor::Tensor;
-use crate::{Error, Result};
 
 const ACCESS: [Access; 3] = [Access::Read, Access::Read, Access::Write];
+const BACKWARD: [Access; 5] = [Access::Read, Access::Read, Access::Read, Access::Write, Access::Write];
 
 fn variant(act: Activation, vec4: bool) -> Variant {
     let source = include_str!("../../shaders/gate.wgsl");
     Variant { kernel: "gate", source, defines: vec![("ACT", act.code()), ("VEC", i64::from(vec4))], access: &ACCESS, subgroup: None }
 }
 
+fn backward_variant(act: Activation, stacked: bool, vec4: bool) -> Variant {
+    Variant {
+        kernel: "gate_backward",
+        source: include_str!("../../shaders/gate_backward.wgsl"),
+        defines: vec![("ACT", act.code()), ("STACKED", i64::from(stacked)), ("VEC", i64::from(vec4))],
+        access: &BACKWARD[..5 - usize::from(stacked)],
+        subgroup: None,
+    }
+}
+
 pub(crate) fn variants(_: &Facts) -> Vec<Variant> {
-    Activation::ALL.into_iter().flat_map(|act| [variant(act, false), variant(act, true)]).collect()
+    let both = [false, true];
+    let backward = |act| both.into_iter().flat_map(move |stacked| both.map(|vec4| backward_variant(act, stacked, vec4)));
+    Activation::ALL.into_iter().flat_map(|act| both.map(|vec4| variant(act, vec4)).into_iter().chain(backward(act))).collect()
 }
 
 /// Appends `y = act(g) u`, elementwise; y lies in a slot of its own.
 ///
 /// # Errors
-/// [`Error::Shape`] where the operands do not fit each other; [`Error::Limit`].
+/// [`Error::Shape`](crate::Error::Shape) where the operands do not fit each other; [`Error::Limit`](crate::Error::Limit).
 pub fn gate(b: &mut Builder, label: &str, act: Activation, g: &Tensor, u: &Tensor, y: &Tensor) -> Result<()> {
-    if (g.rows, g.cols) != (u.rows, u.cols) || (g.rows, g.cols) != (y.rows, y.cols) {
-        return Err(Error::shape("gate", format!("{label}: ({}, {}) and ({}, {})", g.rows, g.cols, u.rows, u.cols)));
-    }
-    for r in b.row_chunks(y.rows, g.stride.max(u.stride).max(y.stride))? {
-        let [gw, uw, yw] = [b.view(&g.slice_rows(r.clone()))?, b.view(&u.slice_rows(r.clone()))?, b.view(&y.slice_rows(r.clone()))?];
-        let mut sizes = [y.cols as u32, gw.offset, g.stride as u32, uw.offset, u.stride as u32, yw.offset, y.stride as u32];
-        let vec4 = sizes.iter().all(|n| n.is_multiple_of(4));
-        if vec4 {
-            sizes = sizes.map(|n| n / 4);
-        }
-        let elements = (r.len() * y.cols) as u64;
-        b.push(OpSpec {
-            label: label.into(),
-            variant: variant(act, vec4),
-            params: sizes.into_iter().chain([0]).collect(),
-            bindings: vec![gw, uw, yw],
-            grid: [sizes[0].div_ceil(64), r.len() as u32, 1],
-            bytes: 12 * elements,
-            flops: 5 * elements,
-            twin: reference::gate::twin(act, r.len(), if vec4 { 4 } else { 1 }),
-        })?;
-    }
-    Ok(())
+    let call = Elementwise { op: "gate", label, operands: &[g, u, y], stacked: false, flops: 5 };
+    call.push(b, |vec4| variant(act, vec4), |rows, unit| reference::gate::twin(act, rows, unit))
+}
+
+/// Appends the gradient of [`gate`], `dg = dy u act'(g)` and `du = dy act(g)`, which are overwritten. They lie in slots of their own,
+/// or side by side, as columns of one matrix.
+///
+/// # Errors
+/// [`Error::Shape`](crate::Error::Shape) where the operands do not fit each other; [`Error::Limit`](crate::Error::Limit).
+#[expect(clippy::too_many_arguments, reason = "the five operands of the formula")]
+pub fn gate_backward(
+    b: &mut Builder,
+    label: &str,
+    act: Activation,
+    g: &Tensor,
+    u: &Tensor,
+    dy: &Tensor,
+    dg: &Tensor,
+    du: &Tensor,
+) -> Result<()> {
+    let stacked = dg.slot == du.slot;
+    let call = Elementwise { op: "gate", label, operands: &[dy, g, u, dg, du], stacked, flops: 12 };
+    let twin = |rows, unit| reference::gate::backward_twin(act, stacked, rows, unit);
+    call.push(b, |vec4| backward_variant(act, stacked, vec4), twin)
 }

@@ -3,10 +3,14 @@
 //! A family's five files share one stem: `shaders/X.wgsl`, `src/kernel/X.rs`, `src/reference/X.rs`, `tests/kernels/X.rs`
 //! and `benches/X.rs`.
 
+pub mod activate;
+pub mod add;
 pub mod attention;
 pub mod batch;
 pub mod cross_entropy;
 pub mod dropout;
+pub mod columns;
+mod elementwise;
 pub mod embedding;
 pub mod fill;
 pub mod gate;
@@ -14,6 +18,7 @@ pub mod linear;
 pub mod matmul;
 pub mod nll;
 pub mod norm;
+mod norm_backward;
 pub mod progress;
 pub mod roof;
 pub mod rope;
@@ -23,6 +28,7 @@ pub mod scatter;
 mod self_test;
 mod shader;
 pub mod state;
+pub mod turn;
 mod variants;
 
 #[cfg(not(target_arch = "wasm32"))]
@@ -108,6 +114,7 @@ fn fragments() -> &'static [(&'static str, &'static str)] {
         ("common/linear", include_str!("../../shaders/common/linear.wgsl")),
         ("common/progress", include_str!("../../shaders/common/progress.wgsl")),
         ("common/reduce", include_str!("../../shaders/common/reduce.wgsl")),
+        ("common/slope", include_str!("../../shaders/common/slope.wgsl")),
         ("common/state", include_str!("../../shaders/common/state.wgsl")),
         ("common/threefry", include_str!("../../shaders/common/threefry.wgsl")),
     ]

@@ -2,6 +2,9 @@
 
 use super::{Variant, attention, embedding, gate, linear, matmul, nll, norm, roof, rope, rows, sample};
 use super::{batch, cross_entropy, dropout, fill, progress, scatter};
+use super::{
+    Variant, activate, add, attention, columns, embedding, gate, linear, matmul, nll, norm, norm_backward, roof, rope, rows, sample, turn,
+};
 use crate::gpu::Facts;
 use crate::quant::{QuantFormat, Scales};
 use crate::tensor::Format;
@@ -15,13 +18,18 @@ use std::collections::HashSet;
 /// Plain variants that would replace a refused one are listed too.
 pub fn variants(facts: &Facts) -> Vec<Variant> {
     let families: [fn(&Facts) -> Vec<Variant>; 17] = [
+    let families: &[fn(&Facts) -> Vec<Variant>] = &[
+        activate::variants,
+        add::variants,
         attention::variants,
+        columns::variants,
         embedding::variants,
         gate::variants,
         linear::variants,
         matmul::variants,
         nll::variants,
         norm::variants,
+        norm_backward::variants,
         roof::variants,
         rope::variants,
         rows::variants,
@@ -32,6 +40,7 @@ pub fn variants(facts: &Facts) -> Vec<Variant> {
         fill::variants,
         progress::variants,
         scatter::variants,
+        turn::variants,
     ];
     let plain = facts.plain();
     pairwise(families.iter().flat_map(|family| [family(facts), family(&plain)]).flatten())

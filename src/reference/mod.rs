@@ -1,9 +1,12 @@
 //! CPU twins: for each kernel a plain function in f64 that shares nothing with the shader, under the same file name.
 
+pub mod activate;
+pub mod add;
 pub mod attention;
 pub mod batch;
 pub mod cross_entropy;
 pub mod dropout;
+pub mod columns;
 pub mod embedding;
 pub mod fill;
 pub mod gate;
@@ -12,11 +15,13 @@ pub mod matmul;
 pub mod nll;
 pub mod norm;
 pub mod progress;
+pub mod norm_backward;
 pub mod roof;
 pub mod rope;
 pub mod rows;
 pub mod sample;
 pub mod scatter;
+pub mod turn;
 
 use crate::quant::Packed;
 use crate::tensor::Format;

@@ -1,9 +1,12 @@
 //! Every kernel against its CPU twin on fresh random inputs, poisoned outputs and awkward shapes.
 
+mod activate;
+mod add;
 mod attention;
 mod batch;
 mod cross_entropy;
 mod dropout;
+mod columns;
 mod embedding;
 mod fill;
 mod gate;
@@ -15,6 +18,7 @@ mod roof;
 mod rope;
 mod sample;
 mod scatter;
+mod turn;
 
 use etalon::gpu::Buffer;
 use etalon::plan::{Builder, SlotId};
