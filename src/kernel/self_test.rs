@@ -131,7 +131,7 @@ impl Probe {
         };
         let data = self.words("codes", data);
         let scales = scales.map(|s| self.words("scales", s));
-        Ok(Matrix { rows, cols, format, segments: vec![Segment { rows: 0..rows, data, scales }] })
+        Ok(Matrix { rows, cols, format, segments: vec![Segment { rows: 0..rows, data, offset: 0, scales }] })
     }
 }
 

@@ -97,6 +97,7 @@ impl Bench {
             segments.push(Segment {
                 rows: r.clone(),
                 data: self.words("codes", &data[r.start * stride..r.end * stride]),
+                offset: 0,
                 scales: matches!(format, Format::Quant(_)).then(|| self.words("scales", &scale_words)),
             });
         }
@@ -110,13 +111,13 @@ impl Bench {
 
     /// The same, and the variants that were run.
     pub fn verify_ops(self, t: &Tensor) -> (Vec<f32>, Vec<String>) {
-        let plan = Arc::new(self.builder.finish().unwrap());
         let (mut values, ops) = self.verify_all(&[t]);
         (values.remove(0), ops)
     }
 
     /// The same for several tensors.
     pub fn verify_all(self, tensors: &[&Tensor]) -> (Vec<Vec<f32>>, Vec<String>) {
+        let plan = Arc::new(self.builder.finish().unwrap());
         crate::portability::check(&plan, self.context.facts());
         let bound = plan.bind(&self.context, &self.bound).unwrap();
         if let Err(e) = self.context.block_on(bound.verify()) {
