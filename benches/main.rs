@@ -71,7 +71,7 @@ impl Bed {
         let data = self.words(&data);
         let words = rows * format.scale_words(cols);
         let scales = (words > 0).then(|| self.words(&vec![0x1400_1400; words]));
-        Matrix { rows, cols, format, segments: vec![Segment { rows: 0..rows, data, scales }] }
+        Matrix { rows, cols, format, segments: vec![Segment { rows: 0..rows, data, offset: 0, scales }] }
     }
 
     /// Times runs of the plan; a batch is one submission with one wait at its end.

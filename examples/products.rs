@@ -50,7 +50,7 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
             let w = Tensor { slot: data, offset: 0, rows: k, cols: n, stride: n };
             matmul(&mut b, "product", &x.into(), &w.into(), &y.into(), &Product::default())?;
         } else {
-            let w = Matrix { rows: n, cols: k, format, segments: vec![Segment { rows: 0..n, data, scales }] };
+            let w = Matrix { rows: n, cols: k, format, segments: vec![Segment { rows: 0..n, data, offset: 0, scales }] };
             linear(&mut b, "product", &x, &w, &y, &Fused::default())?;
         }
         let plan = Arc::new(b.finish()?).bind(&context, &bound)?;

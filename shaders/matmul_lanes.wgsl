@@ -1,4 +1,5 @@
-// y[i, j] = alpha sum_k l(i, k) r(j, k) (+ y[i, j]) for drivers that run a subgroup of 8 as one SIMD register.
+// y[i, j] = alpha sum_k l(i, k) s(k) r(j, k) + bias + residual (+ y[i, j]) for drivers that run a subgroup of 8 as one SIMD
+// register.
 //
 // A workgroup is one subgroup: lanes lie over i, ROWS a lane; COLS of j are loaded once by the lanes and broadcast, since loads
 // are what costs there (docs/ARCHITECTURE.md). Where rows are aligned (V0, V1), loads are vec4: along k, or, of an operand with its
@@ -130,22 +131,35 @@ fn main(@builtin(workgroup_id) wid: vec3<u32>, @builtin(subgroup_invocation_id) 
 #end
 #end
 #end
+#if SCALE
+        // Factors of r, which has the fewest registers in an iteration: at most 16.
+        let factor = scale[params.scale_offset + min(k + (lane & 3u), params.k - 1u)];
+#for e in 0..4
+        let factor_$e = subgroupBroadcast(factor, $(e)u);
+#end
+#end
 #if ACROSS1
 #for e in 0..4
-#if KTAIL
         var b$e = vec4<f32>(0.0);
+#if KTAIL
         if (k + $(e)u < params.k) { b$e = wide1(base1, k + $(e)u, j0); }
 #else
-        let b$e = wide1(base1, k + $(e)u, j0);
+        b$e = wide1(base1, k + $(e)u, j0);
+#end
+#if SCALE
+        b$e *= factor_$e;
 #end
 #end
 #end
 #if ACROSS1 == 0
 #for c in 0..((COLS + 7) / 8)
 #if V1
-        let b$c = wide1(base1, j$c, k);
+        var b$c = wide1(base1, j$c, k);
 #else
-        let b$c = quad1(base1, j$c, k);
+        var b$c = quad1(base1, j$c, k);
+#end
+#if SCALE
+        b$c *= vec4<f32>(factor_0, factor_1, factor_2, factor_3);
 #end
 #end
 #end

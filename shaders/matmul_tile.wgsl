@@ -1,4 +1,4 @@
-// y[i, j] = alpha sum_k l(i, k) r(j, k) (+ y[i, j]), register tiles over workgroup memory.
+// y[i, j] = alpha sum_k l(i, k) s(k) r(j, k) + bias + residual (+ y[i, j]), register tiles over workgroup memory.
 //
 // A workgroup computes BM x BN outputs, an invocation TM x TN of them (4-wide blocks, BM / (TM / 4) apart). The next tiles are on
 // their way from memory while the present ones are multiplied. Loads and stores are guarded, so that any lengths will do;
@@ -15,6 +15,15 @@ const ROW0: u32 = $(BM / 4 + 1 - K0)u;
 const ROW1: u32 = $(BN / 4 + 1 - K1)u;
 var<workgroup> tile0: array<vec4<f32>, $(BK * (BM / 4 + 1 - K0))>; // [k][i / 4]
 var<workgroup> tile1: array<vec4<f32>, $(BK * (BN / 4 + 1 - K1))>; // [k][j / 4]
+
+#if SCALE && !K1
+// s(k) and its three next; what lies past the end is the last again, and meets zeros.
+fn scale4(k: u32) -> vec4<f32> {
+    let last = params.scale_offset + params.k - 1u;
+    let at = params.scale_offset + k;
+    return vec4<f32>(scale[min(at, last)], scale[min(at + 1u, last)], scale[min(at + 2u, last)], scale[min(at + 3u, last)]);
+}
+#end
 
 #for s in 0..2
 // Four numbers that lie side by side: in k from (i, k), or in i.
@@ -57,6 +66,12 @@ fn fetch$s(base: u32, i: u32, k: u32) -> vec4<f32> {
     if (col + 2u < cols) { v.z = data$s[at + 2u]; }
     if (col + 3u < cols) { v.w = data$s[at + 3u]; }
 #end
+#end
+#if s == 1 && SCALE && K1
+    v *= scale[params.scale_offset + k];
+#end
+#if s == 1 && SCALE && !K1
+    v *= scale4(k);
 #end
     return v;
 }

@@ -134,7 +134,7 @@ fn segment(b: &mut Builder, label: &str, x: &Tensor, w: &Matrix, s: &Segment, y:
     let (w_stride, s_stride) = (w.format.row_words(w.cols), w.format.scale_words(w.cols));
     let xw = b.view(x)?;
     let yw = b.view(&y.slice_cols(first..first + n))?;
-    let mut bindings = vec![xw, b.window(s.data, 0..weight_rows * w_stride)?, yw];
+    let mut bindings = vec![xw, data_window(b, w, s)?, yw];
     if let (Some(slot), Format::Quant(q)) = (s.scales, &w.format) {
         let words = if q.per_tensor { q.group_words(1, w.cols) } else { weight_rows * s_stride };
         bindings.push(b.window(slot, 0..words)?);
@@ -177,10 +177,20 @@ fn segment(b: &mut Builder, label: &str, x: &Tensor, w: &Matrix, s: &Segment, y:
     b.push(OpSpec { label, variant: v, params, bindings, grid, bytes, flops, twin })
 }
 
+/// The window of a segment's data or codes, which begins with the segment: kernels add no offset of their own.
+fn data_window(b: &Builder, w: &Matrix, s: &Segment) -> Result<Window> {
+    let window = b.window(s.data, s.offset..s.offset + s.rows.len() * w.format.row_words(w.cols))?;
+    if window.offset > 0 {
+        let why = format!("weight rows {:?} begin at word {} of their slot: not a multiple of 64", s.rows, s.offset);
+        return Err(Error::shape("weights", why));
+    }
+    Ok(window)
+}
+
 /// The window of a whole matrix segment, for kernels that read weights otherwise (embedding).
 pub(crate) fn segment_windows(b: &Builder, w: &Matrix, s: &Segment) -> Result<Vec<Window>> {
     let rows = s.rows.len();
-    let mut out = vec![b.window(s.data, 0..rows * w.format.row_words(w.cols))?];
+    let mut out = vec![data_window(b, w, s)?];
     if let (Some(slot), Format::Quant(q)) = (s.scales, &w.format) {
         let words = if q.per_tensor { q.group_words(1, w.cols) } else { rows * q.scale_words(w.cols) };
         out.push(b.window(slot, 0..words)?);

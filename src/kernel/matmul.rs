@@ -1,11 +1,15 @@
-//! General products of dense matrices: `Y = alpha op(A) op(B) (+ Y)`, one or a batch of them.
+//! General products of dense matrices: `Y = alpha op(A) diag(s) op(B) + bias + R (+ Y)`, one or a batch of them.
 //!
 //! Layers with stored weights are [`super::linear`]'s; this family is for two activations, or for products over transposes of
 //! them, as gradients need.
 
-use super::{Access, Variant};
+mod variant;
+
+pub(crate) use variant::variants;
+use variant::{Flags, shape, sum_variant, tiles, variant};
+
 use crate::gpu::Facts;
-use crate::plan::{Builder, OpSpec, Window};
+use crate::plan::{Builder, OpSpec, SlotId, Window};
 use crate::reference::matmul::{Lies, sum_twin, twin};
 use crate::tensor::Tensor;
 use crate::{Error, Result};
@@ -42,11 +46,18 @@ pub struct Product {
     pub alpha: f32,
     /// Adds to what Y holds instead of overwriting it.
     pub accumulate: bool,
+    /// A slot and its first word: k factors `s` within the product, `op(A) diag(s) op(B)`, the same for the whole batch. They
+    /// are applied while tiles are loaded, so that no scaled operand needs to be stored.
+    pub scale: Option<(SlotId, usize)>,
+    /// A slot and its first word: n numbers that are added to every row of Y, the same for the whole batch; not times alpha.
+    pub bias: Option<(SlotId, usize)>,
+    /// `m x n`, in a slot that is not Y's, added to Y; only for a batch of 1.
+    pub residual: Option<Tensor>,
 }
 
 impl Default for Product {
     fn default() -> Self {
-        Self { batch: 1, a_t: false, b_t: false, b_half: false, alpha: 1.0, accumulate: false }
+        Self { batch: 1, a_t: false, b_t: false, b_half: false, alpha: 1.0, accumulate: false, scale: None, bias: None, residual: None }
     }
 }
 
@@ -57,100 +68,6 @@ const RUN: usize = 4096;
 const SHORT_RUN: usize = 512;
 /// Most words of partial sums; where they would be more, parts follow one another.
 const PARTIALS: usize = 1 << 22;
-/// Most rows or columns of Y that count as few.
-const FEW: usize = 8;
-
-const ACCESS: [Access; 3] = [Access::Read, Access::Read, Access::Write];
-
-/// Which shape of work a variant suits.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Shape {
-    /// A software driver's 8 lanes, tiles of 32 by `cols`.
-    Lanes { cols: i64 },
-    /// Workgroup-memory tiles of 128 by 8.
-    Few,
-    /// 64 by 64.
-    Small,
-    /// 128 by 128.
-    Large,
-}
-
-/// The shape, and whether A and B change places: the longer side of Y is the first of a tile where the other is short.
-fn shape(facts: &Facts, m: usize, n: usize, batch: usize) -> (Shape, bool) {
-    let short = m.min(n);
-    let swapped = short <= FEW && m < n;
-    let tiles = m.div_ceil(128).saturating_mul(n.div_ceil(128)).saturating_mul(batch);
-    let shape = match short {
-        _ if facts.wide_lanes() && facts.trusts("matmul_lanes", 8) => Shape::Lanes {
-            cols: match short {
-                1 => 1,
-                2..=4 => 4,
-                5..=FEW => 8,
-                _ => 32,
-            },
-        },
-        ..=FEW => Shape::Few,
-        // Fewer large tiles would leave a GPU idle; smaller matrices would leave the tiles empty.
-        96.. if tiles >= 64 => Shape::Large,
-        _ => Shape::Small,
-    };
-    (shape, swapped)
-}
-
-/// What the permutations of a shape differ in, the two operands in the shader's order.
-#[derive(Debug, Clone, Copy)]
-struct Flags {
-    across: [bool; 2],
-    half: [bool; 2],
-    vec4: [bool; 2],
-    y_vec4: bool,
-    swapped: bool,
-    k_tail: bool,
-}
-
-fn variant(shape: Shape, f: &Flags) -> Variant {
-    let [k, h] = [f.across, f.half].map(|side| side.map(i64::from));
-    let mut defines = vec![("K0", k[0]), ("K1", k[1]), ("H0", h[0]), ("H1", h[1]), ("SWAP", i64::from(f.swapped))];
-    if let Shape::Lanes { cols } = shape {
-        // A vec4 of eight lanes across k is 32 columns.
-        let wide = [f.vec4[0], f.vec4[1] && (cols == 32 || !f.across[1])].map(i64::from);
-        defines.extend([("V0", wide[0]), ("V1", wide[1]), ("YV", 0), ("KTAIL", i64::from(f.k_tail)), ("ROWS", 4), ("COLS", cols)]);
-        let source = include_str!("../../shaders/matmul_lanes.wgsl");
-        return Variant { kernel: "matmul_lanes", source, defines, access: &ACCESS, subgroup: Some(8) };
-    }
-    defines.extend([("V0", i64::from(f.vec4[0])), ("V1", i64::from(f.vec4[1])), ("YV", i64::from(f.y_vec4 && !f.swapped))]);
-    let (bm, bn, bk, tm, tn) = match shape {
-        Shape::Few => (128, 8, 16, 4, 4),
-        Shape::Large => (128, 128, 8, 8, 8),
-        _ => (64, 64, 16, 4, 4),
-    };
-    defines.extend([("BM", bm), ("BN", bn), ("BK", bk), ("TM", tm), ("TN", tn), ("WG", bm / tm * (bn / tn))]);
-    let source = include_str!("../../shaders/matmul_tile.wgsl");
-    Variant { kernel: "matmul_tile", source, defines, access: &ACCESS, subgroup: None }
-}
-
-fn sum_variant() -> Variant {
-    let source = include_str!("../../shaders/matmul_sum.wgsl");
-    Variant { kernel: "matmul_sum", source, defines: Vec::new(), access: &ACCESS[1..], subgroup: None }
-}
-
-/// Every shape with every way that operands may lie.
-pub(crate) fn variants(facts: &Facts) -> Vec<Variant> {
-    let mut out = vec![sum_variant()];
-    for (m, n) in [(1, 9), (9, 1), (3, 9), (9, 3), (8, 9), (9, 8), (64, 64), (1024, 1024)] {
-        let (shape, swapped) = shape(facts, m, n, 1);
-        for bits in 0..256 {
-            let [a_t, b_t, b_half, a_vec4, b_vec4, y_vec4, k_tail] = [0, 1, 2, 3, 4, 5, 6].map(|i| bits >> i & 1 == 1);
-            let order = |mut sides: [bool; 2]| {
-                sides.rotate_left(usize::from(swapped));
-                sides
-            };
-            let (across, half, vec4) = (order([a_t, !b_t]), order([false, b_half]), order([a_vec4, b_vec4]));
-            out.push(variant(shape, &Flags { across, half, vec4, y_vec4, swapped, k_tail }));
-        }
-    }
-    out
-}
 
 /// A or B: i is the row or column of Y that belongs to it.
 #[derive(Debug, Clone, Copy)]
@@ -208,6 +125,42 @@ fn bind(b: &Builder, o: &Operand, batch: usize) -> Result<Window> {
     }
 }
 
+/// What a product has beside its two operands.
+#[derive(Debug, Clone, Copy)]
+struct Extras {
+    scale: Option<(SlotId, usize)>,
+    bias: Option<(SlotId, usize)>,
+    residual: Option<Tensor>,
+}
+
+impl Extras {
+    /// Those of a part of the product. What is added once belongs to the first part along k.
+    fn cut(&self, m: Range<usize>, n: Range<usize>, k: Range<usize>) -> Self {
+        let first = k.start == 0;
+        Self {
+            scale: self.scale.filter(|_| !k.is_empty()).map(|(slot, at)| (slot, at + k.start)),
+            bias: self.bias.filter(|_| first).map(|(slot, at)| (slot, at + n.start)),
+            residual: self.residual.filter(|_| first).map(|r| r.slice_rows(m).slice_cols(n)),
+        }
+    }
+
+    fn present(&self) -> [bool; 3] {
+        [self.scale.is_some(), self.bias.is_some(), self.residual.is_some()]
+    }
+
+    /// The windows of those that there are, and words for the parameters: offsets of scale, bias and residual, and the stride of
+    /// the residual.
+    fn bind(&self, b: &Builder, n: usize, k: usize) -> Result<(Vec<Window>, [u32; 4])> {
+        let mut words = [0, 0, 0, self.residual.map_or(0, |r| r.stride as u32)];
+        let vector = |v: Option<(SlotId, usize)>, len: usize| v.map(|(slot, at)| b.window(slot, at..at + len)).transpose();
+        let all = [vector(self.scale, k)?, vector(self.bias, n)?, self.residual.map(|r| b.view(&r)).transpose()?];
+        for (word, window) in words.iter_mut().zip(&all) {
+            *word = window.map_or(0, |w| w.offset);
+        }
+        Ok((all.into_iter().flatten().collect(), words))
+    }
+}
+
 /// A product whose operands fit bindings.
 #[derive(Debug, Clone, Copy)]
 struct Block<'a> {
@@ -219,10 +172,12 @@ struct Block<'a> {
     k: usize,
     alpha: f32,
     accumulate: bool,
+    extras: Extras,
 }
 
-/// Appends `Y[i] = alpha op(A[i]) op(B[i])`, plus `Y[i]` where it accumulates, for each i of the batch: op(A) is `m x k`, op(B)
-/// `k x n`, Y `m x n`, each of any size and at any stride; sums are made in f32.
+/// Appends `Y[i] = alpha op(A[i]) diag(s) op(B[i]) + bias + R`, plus `Y[i]` where it accumulates, for each i of the batch: op(A)
+/// is `m x k`, op(B) `k x n`, Y `m x n`, each of any size and at any stride; s, bias and R are [`Product`]'s options, 1, 0 and 0
+/// where there are none. Sums are made in f32.
 ///
 /// With an empty k the products are zeros. Operands above a binding are cut by batches, rows and k; a long k of a small Y is cut
 /// into parts that run side by side and are added in their order, so that equal calls give equal bits.
@@ -232,7 +187,8 @@ struct Block<'a> {
 /// its slot, or Y in a slot of A or B; [`Error::Limit`].
 pub fn matmul(builder: &mut Builder, label: &str, a: &Operand, b: &Operand, y: &Operand, p: &Product) -> Result<()> {
     let (m, n, k) = check(label, a, b, y, p)?;
-    if m == 0 || n == 0 || p.batch == 0 || (k == 0 && p.accumulate) {
+    let extras = Extras { scale: p.scale, bias: p.bias, residual: p.residual };
+    if m == 0 || n == 0 || p.batch == 0 || (k == 0 && p.accumulate && extras.present() == [extras.scale.is_some(), false, false]) {
         return Ok(());
     }
     let batch_step = |o: &Operand| if p.batch > 1 { o.step } else { 0 };
@@ -245,6 +201,7 @@ pub fn matmul(builder: &mut Builder, label: &str, a: &Operand, b: &Operand, y: &
         k,
         alpha: p.alpha,
         accumulate: p.accumulate,
+        extras: extras.cut(0..m, 0..n, 0..k),
     };
     let fit = whole.fitting_batch(builder);
     for first in (0..p.batch).step_by(fit.max(1)) {
@@ -273,7 +230,16 @@ fn check(label: &str, a: &Operand, b: &Operand, y: &Operand, p: &Product) -> Res
     if turned(y, false) != (m, n) {
         return fault("Y must have the rows of op(A) and the columns of op(B)");
     }
-    if [a, b, y].iter().any(|o| reach(o, p.batch).is_none()) {
+    if let Some(r) = p.residual {
+        if (r.rows, r.cols) != (m, n) {
+            return fault(&format!("the residual is ({}, {})", r.rows, r.cols));
+        }
+        if p.batch > 1 {
+            return fault("a batch cannot have a residual");
+        }
+    }
+    let residual = p.residual.map(Operand::from);
+    if residual.iter().chain([a, b, y]).any(|o| reach(o, p.batch).is_none()) {
         return fault("an operand ends beyond any buffer");
     }
     let t = &y.first;
@@ -300,14 +266,16 @@ impl Block<'_> {
             Some(words) if words <= room => (room - words).checked_div(o.step).map_or(self.batch, |more| more + 1),
             _ => 0,
         };
-        [self.a.in_words(), self.b.in_words(), self.y].iter().map(fit).fold(self.batch, usize::min)
+        let residual = self.extras.residual.map(Operand::from);
+        [self.a.in_words(), self.b.in_words(), self.y].iter().chain(&residual).map(fit).fold(self.batch, usize::min)
     }
 
     /// Cuts one product so that its operands fit: by rows of Y, by columns where they are rows of B, and along k.
     fn cut(&self, b: &mut Builder) -> Result<()> {
         let (m, n) = self.size();
         let words = |s: &Side, wanted: bool| if wanted { s.t.stride.max(s.words(s.t.cols)) } else { 0 };
-        let along_m = words(&self.a, !self.a.across).max(self.y.first.stride.max(n));
+        let added = self.extras.residual.map_or(0, |r| r.stride);
+        let along_m = words(&self.a, !self.a.across).max(self.y.first.stride.max(n)).max(added);
         let along_k = words(&self.a, self.a.across).max(words(&self.b, self.b.across));
         // Whole words where k runs in pairs.
         let pair = 1 + usize::from(self.b.half && !self.b.across);
@@ -319,6 +287,7 @@ impl Block<'_> {
                     part.y.first = self.y.first.slice_rows(ms.clone()).slice_cols(ns.clone());
                     part.k = ks.len();
                     part.accumulate |= ks.start > 0;
+                    part.extras = self.extras.cut(ms.clone(), ns.clone(), ks);
                     part.append(b)?;
                 }
             }
@@ -335,7 +304,8 @@ impl Block<'_> {
         if parts > 1 && partials <= PARTIALS.min((b.facts().max_binding / 4) as usize) {
             let part = b.transient(format!("{} parts", self.label), self.batch * parts * m, n);
             let y = Operand { first: Tensor { rows: m, ..part }, step: m * n };
-            Block { y, alpha: 1.0, accumulate: false, ..*self }.push(b, step, parts)?;
+            let extras = Extras { bias: None, residual: None, ..self.extras };
+            Block { y, alpha: 1.0, accumulate: false, extras, ..*self }.push(b, step, parts)?;
             return self.push_sum(b, &part, parts);
         }
         for first in (0..self.k.max(1)).step_by(RUN) {
@@ -344,6 +314,7 @@ impl Block<'_> {
             (run.a, run.b) = (self.a.cut(0..m, ks.clone()), self.b.cut(0..n, ks.clone()));
             run.k = ks.len();
             run.accumulate |= first > 0;
+            run.extras = self.extras.cut(0..m, 0..n, ks);
             run.push(b, RUN, 1)?;
         }
         Ok(())
@@ -353,7 +324,7 @@ impl Block<'_> {
     fn k_step(&self, facts: &Facts) -> usize {
         let (m, n) = self.size();
         let (shape, swapped) = shape(facts, m, n, self.batch);
-        let [x, y] = tiles(&variant(shape, &self.flags(swapped, [0; 3])), [m, n], swapped);
+        let [x, y] = tiles(&variant(shape, &self.flags(swapped, [0; 4])), [m, n], swapped);
         let (busy, wanted) = (x.saturating_mul(y).saturating_mul(self.batch), if facts.is_software() { 16 } else { 128 });
         let useful = if 2 * busy <= wanted { (wanted / busy).min(self.k / SHORT_RUN) } else { 1 };
         let parts = useful.max(self.k.div_ceil(RUN)).max(1);
@@ -361,18 +332,20 @@ impl Block<'_> {
         self.k.div_ceil(parts).next_multiple_of(16).max(16)
     }
 
-    /// `offsets` of A, B and Y in their bindings.
-    fn flags(&self, swapped: bool, offsets: [u32; 3]) -> Flags {
+    /// `offsets` of A, B, Y and the residual in their bindings.
+    fn flags(&self, swapped: bool, offsets: [u32; 4]) -> Flags {
         let mut sides = [(&self.a, offsets[0]), (&self.b, offsets[1])];
         sides.rotate_left(usize::from(swapped));
-        let y = Side { t: self.y.first, step: self.y.step, across: false, half: false };
+        let plain = |t: Tensor, step: usize| Side { t, step, across: false, half: false };
+        let (y, residual) = (plain(self.y.first, self.y.step), self.extras.residual.map(|r| plain(r, 0)));
         Flags {
             across: sides.map(|(s, _)| s.across),
             half: sides.map(|(s, _)| s.half),
             vec4: sides.map(|(s, offset)| s.vec4(offset)),
-            y_vec4: y.vec4(offsets[2]),
+            y_vec4: y.vec4(offsets[2]) && residual.is_none_or(|r| r.vec4(offsets[3])),
             swapped,
             k_tail: !self.k.is_multiple_of(4),
+            extras: self.extras.present(),
         }
     }
 
@@ -382,14 +355,15 @@ impl Block<'_> {
         let (shape, swapped) = shape(b.facts(), m, n, self.batch);
         let [aw, bw] = [&self.a, &self.b].map(|s| bind(b, &s.in_words(), self.batch));
         let (aw, bw, yw) = (aw?, bw?, bind(b, &self.y, self.batch * parts)?);
-        let flags = self.flags(swapped, [aw.offset, bw.offset, yw.offset]);
+        let (more, words) = self.extras.bind(b, n, self.k)?;
+        let flags = self.flags(swapped, [aw.offset, bw.offset, yw.offset, words[2]]);
         let v = variant(shape, &flags);
         let [x, y] = tiles(&v, [m, n], swapped);
         let mut sides = [(self.a, aw, m), (self.b, bw, n)];
         sides.rotate_left(usize::from(swapped));
         let [(s0, w0, len0), (s1, w1, len1)] = sides;
         let word = |v: usize| v as u32;
-        let params = vec![
+        let mut params = vec![
             word(len0),
             word(len1),
             word(self.k),
@@ -407,17 +381,19 @@ impl Block<'_> {
             word(self.y.step),
             self.alpha.to_bits(),
         ];
+        params.extend(words);
         let read = |s: &Side| s.t.rows * s.words(s.t.cols) * if s.step == 0 { 1 } else { self.batch };
-        let written = m * n * self.batch * parts * (1 + usize::from(self.accumulate));
+        let added = usize::from(self.accumulate) + usize::from(flags.extras[2]);
+        let written = m * n * self.batch * parts * (1 + added);
         b.push(OpSpec {
             label: self.label.into(),
             variant: v,
             params,
-            bindings: vec![w0, w1, yw],
+            bindings: [w0, w1, yw].into_iter().chain(more).collect(),
             grid: [word(x), word(y), word(self.batch * parts)],
             bytes: 4 * (read(&self.a) + read(&self.b) + written) as u64,
             flops: 2 * (m * n * self.batch) as u64 * self.k as u64,
-            twin: twin([s0, s1].map(|s| Lies { across: s.across, half: s.half }), swapped, self.batch * parts),
+            twin: twin([s0, s1].map(|s| Lies { across: s.across, half: s.half }), swapped, self.batch * parts, flags.extras),
         })
     }
 
@@ -427,28 +403,23 @@ impl Block<'_> {
         let word = |v: usize| v as u32;
         let mut params = vec![word(m), word(n), word(parts), yw.offset, word(self.y.first.stride), word(self.y.step)];
         params.extend([self.alpha.to_bits(), u32::from(self.accumulate)]);
+        let (more, words) = self.extras.bind(b, n, self.k)?;
+        let (more, words) = (more.into_iter().skip(usize::from(self.extras.scale.is_some())), &words[1..]);
+        params.extend(words.iter().chain(&[0]));
+        let [_, bias, residual] = self.extras.present();
         let outputs = m * n * self.batch;
+        let added = usize::from(self.accumulate) + usize::from(residual);
         b.push(OpSpec {
             label: format!("{} sum", self.label),
-            variant: sum_variant(),
+            variant: sum_variant([bias, residual]),
             params,
-            bindings: vec![pw, yw],
+            bindings: [pw, yw].into_iter().chain(more).collect(),
             grid: [word((m * n).div_ceil(64)), word(self.batch), 1],
-            bytes: 4 * (outputs * (parts + 1 + usize::from(self.accumulate))) as u64,
+            bytes: 4 * (outputs * (parts + 1 + added)) as u64,
             flops: (outputs * parts) as u64,
-            twin: sum_twin(self.batch),
+            twin: sum_twin(self.batch, [bias, residual]),
         })
     }
-}
-
-/// Workgroups in x and y for Y of `m x n`.
-fn tiles(v: &Variant, mut size: [usize; 2], swapped: bool) -> [usize; 2] {
-    size.rotate_left(usize::from(swapped));
-    let [rows, cols] = match v.kernel {
-        "matmul_lanes" => [8 * v.define("ROWS"), v.define("COLS")],
-        _ => [v.define("BM"), v.define("BN")],
-    };
-    [size[1].div_ceil(cols as usize), size[0].div_ceil(rows as usize)]
 }
 
 /// Ranges of `len` rows that fit a binding, of multiples of 4 where they can be, so that vector loads stay possible; else of

@@ -132,7 +132,7 @@ impl Probe {
         };
         let data = self.words("codes", data);
         let scales = scales.map(|s| self.words("scales", s));
-        Ok(Matrix { rows, cols, format, segments: vec![Segment { rows: 0..rows, data, scales }] })
+        Ok(Matrix { rows, cols, format, segments: vec![Segment { rows: 0..rows, data, offset: 0, scales }] })
     }
 }
 
@@ -150,7 +150,7 @@ fn probes(facts: &Facts) -> Result<Vec<Probe>> {
     }
     // Every number of columns that a variant is made for, and every way that operands may lie.
     for (i, size, k) in [(0, (39, 37), 97), (3, (7, 39), 97), (5, (3, 37), 100), (6, (39, 1), 100)] {
-        let p = Product { batch: 2, a_t: i & 1 > 0, b_t: i & 2 > 0, b_half: i & 4 > 0, alpha: 0.5, accumulate: true };
+        let p = Product { batch: 2, a_t: i & 1 > 0, b_t: i & 2 > 0, b_half: i & 4 > 0, alpha: 0.5, accumulate: true, ..Product::default() };
         all.push(matmul_probe(facts, size, k, &p)?);
     }
     for (cols, rms) in [(65, true), (577, false)] {
@@ -220,7 +220,8 @@ fn matmul_probe(facts: &Facts, (m, n): (usize, usize), k: usize, p: &Product) ->
     } else {
         batch("b", rows, cols)
     };
-    matmul(&mut t.b, "matmul", &a, &b, &y, p)?;
+    let p = Product { scale: Some((t.slot("scale", k), 0)), bias: Some((t.slot("bias", n), 0)), ..*p };
+    matmul(&mut t.b, "matmul", &a, &b, &y, &p)?;
     Ok(t)
 }
 

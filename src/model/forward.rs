@@ -409,7 +409,7 @@ impl Model {
 }
 
 fn segment((rows, data): (std::ops::Range<usize>, crate::plan::SlotId)) -> Segment {
-    Segment { rows, data, scales: None }
+    Segment { rows, data, offset: 0, scales: None }
 }
 
 struct HeadPlan {

@@ -177,6 +177,7 @@ impl Graph {
         let segments = m.segments.iter().map(|(rows, data, scales)| Segment {
             rows: rows.clone(),
             data: self.slot("weights", data),
+            offset: 0,
             scales: scales.as_ref().map(|s| self.slot("scales", s)),
         });
         Matrix { rows: m.rows, cols: m.cols, format: m.format, segments: segments.collect() }

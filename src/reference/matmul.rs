@@ -20,11 +20,41 @@ fn element(words: &[u32], half: bool, offset: usize, stride: usize, row: usize, 
     half::f16::from_bits(if col.is_multiple_of(2) { word as u16 } else { (word >> 16) as u16 }).to_f64()
 }
 
-/// `planes` products, a batch's parts after one another; `swapped`: operand 1 has the rows of y.
-pub(crate) fn twin(lies: [Lies; 2], swapped: bool, planes: usize) -> Twin {
+/// What the output held, the bias and the residual: each where there is one.
+struct Added {
+    /// Binding of y.
+    y: usize,
+    accumulate: bool,
+    /// Binding, offset, and for the residual the stride.
+    bias: Option<(usize, usize)>,
+    residual: Option<(usize, usize, usize)>,
+}
+
+impl Added {
+    /// `words` are the offsets of bias and residual and the residual's stride; their bindings follow `first`.
+    fn new(y: usize, accumulate: bool, first: usize, [bias, residual]: [bool; 2], words: &[usize]) -> Self {
+        let second = first + usize::from(bias);
+        Self { y, accumulate, bias: bias.then_some((first, words[0])), residual: residual.then_some((second, words[1], words[2])) }
+    }
+
+    /// The sum, and the sum of absolute values, for an element of y at `word`.
+    fn at(&self, s: &Snapshot, word: usize, row: usize, col: usize) -> (f64, f64) {
+        let value = |binding: usize, at: usize| f64::from(s.f32(binding)[at]);
+        let before = if self.accumulate { value(self.y, word) } else { 0.0 };
+        let bias = self.bias.map_or(0.0, |(binding, at)| value(binding, at + col));
+        let residual = self.residual.map_or(0.0, |(binding, at, stride)| value(binding, at + row * stride + col));
+        (before + bias + residual, before.abs() + bias.abs() + residual.abs())
+    }
+}
+
+/// `planes` products, a batch's parts after one another; `swapped`: operand 1 has the rows of y; whether there are a scale, a bias
+/// and a residual.
+pub(crate) fn twin(lies: [Lies; 2], swapped: bool, planes: usize, [scaled, bias, residual]: [bool; 3]) -> Twin {
     Twin::new(move |s: &Snapshot| {
         let p: Vec<usize> = s.params()[4..].iter().map(|v| *v as usize).collect();
-        let [k, k_step, parts, accumulate] = [p[2], p[3], p[7], p[11]];
+        let [k, k_step, parts] = [p[2], p[3], p[7]];
+        let scale = |k: usize| if scaled { f64::from(s.f32(3)[p[16] + k]) } else { 1.0 };
+        let added = Added::new(2, p[11] != 0, 3 + usize::from(scaled), [bias, residual], &p[17..]);
         let [y_offset, y_stride, y_step] = [p[12], p[13], p[14]];
         let alpha = f64::from(f32::from_bits(p[15] as u32));
         let (mut at, mut want, mut magnitude) = (Vec::new(), Vec::new(), Vec::new());
@@ -40,15 +70,16 @@ pub(crate) fn twin(lies: [Lies; 2], swapped: bool, planes: usize) -> Twin {
                 };
                 (0..p[o]).map(|i| ks.clone().map(|k| at(i, k)).collect()).collect()
             });
+            let l: Vec<Vec<f64>> = l.into_iter().map(|row| row.iter().zip(ks.clone()).map(|(v, k)| v * scale(k)).collect()).collect();
             let (a, b) = if swapped { (&r, &l) } else { (&l, &r) };
             for (row, a) in a.iter().enumerate() {
                 for (col, b) in b.iter().enumerate() {
                     let (sum, size) = super::linear::product(a, b);
                     let word = y_offset + plane * y_step + row * y_stride + col;
-                    let before = if accumulate == 0 { 0.0 } else { f64::from(s.f32(2)[word]) };
+                    let (more, more_size) = added.at(s, word, row, col);
                     at.push(word);
-                    want.push(alpha * sum + before);
-                    magnitude.push(alpha.abs() * size + before.abs());
+                    want.push(alpha * sum + more);
+                    magnitude.push(alpha.abs() * size + more_size);
                 }
             }
         }
@@ -57,11 +88,12 @@ pub(crate) fn twin(lies: [Lies; 2], swapped: bool, planes: usize) -> Twin {
 }
 
 /// The sum of the parts.
-pub(crate) fn sum_twin(batch: usize) -> Twin {
+pub(crate) fn sum_twin(batch: usize, extras: [bool; 2]) -> Twin {
     Twin::new(move |s: &Snapshot| {
         let p: Vec<usize> = s.params()[4..].iter().map(|v| *v as usize).collect();
         let [m, n, parts, y_offset, y_stride, y_step] = [p[0], p[1], p[2], p[3], p[4], p[5]];
         let alpha = f64::from(f32::from_bits(p[6] as u32));
+        let added = Added::new(1, p[7] != 0, 2, extras, &p[8..]);
         let (mut at, mut want, mut magnitude) = (Vec::new(), Vec::new(), Vec::new());
         for b in 0..batch {
             for row in 0..m {
@@ -69,10 +101,10 @@ pub(crate) fn sum_twin(batch: usize) -> Twin {
                     let values = (0..parts).map(|part| f64::from(s.f32(0)[((b * parts + part) * m + row) * n + col]));
                     let (sum, size) = values.fold((0.0, 0.0), |(sum, size), v| (sum + v, size + v.abs()));
                     let word = y_offset + b * y_step + row * y_stride + col;
-                    let before = if p[7] == 0 { 0.0 } else { f64::from(s.f32(1)[word]) };
+                    let (more, more_size) = added.at(s, word, row, col);
                     at.push(word);
-                    want.push(alpha * sum + before);
-                    magnitude.push(alpha.abs() * size + before.abs());
+                    want.push(alpha * sum + more);
+                    magnitude.push(alpha.abs() * size + more_size);
                 }
             }
         }

@@ -96,8 +96,10 @@ pub struct Matrix {
 pub struct Segment {
     /// Which rows of the matrix.
     pub rows: Range<usize>,
-    /// The slot of the data or codes; the segment begins at its first word.
+    /// The slot of the data or codes.
     pub data: SlotId,
+    /// Words before the segment's first in that slot, a multiple of 64.
+    pub offset: usize,
     /// The slot of the scales, for quantised formats.
     pub scales: Option<SlotId>,
 }

@@ -1,7 +1,8 @@
 use super::{Bench, all_facts};
+use etalon::kernel::embedding::{Ids, embedding};
 use etalon::kernel::linear::{Activation, Fused, Residual, fuses_gate, fuses_norm, linear};
 use etalon::quant::{QuantFormat, Scales};
-use etalon::tensor::Format;
+use etalon::tensor::{Format, Matrix, Segment, Tensor};
 
 pub fn quant(bits: u32, group: u32, scales: Scales) -> Format {
     Format::Quant(QuantFormat { bits, group, scales, table: None, per_tensor: false })
@@ -55,7 +56,7 @@ fn every_format_and_shape_matches_the_twin() {
                 let mut t = Bench::new(&facts, 100 * i as u64 + j as u64);
                 let values = t.random_values(m * k);
                 let x = t.floats("x", &values);
-                let x = etalon::tensor::Tensor { slot: x, offset: 0, rows: m, cols: k, stride: k };
+                let x = Tensor { slot: x, offset: 0, rows: m, cols: k, stride: k };
                 let (w, decoded) = t.weights(format, n, k);
                 let y = t.poisoned("y", m, n);
                 linear(&mut t.builder, &format!("{name} {format:?}"), &x, &w, &y, &Fused::default()).unwrap();
@@ -231,4 +232,34 @@ fn operands_that_do_not_fit_are_refused() {
     let y = t.poisoned("y", 2, 8);
     let e = linear(&mut t.builder, "bad", &x, &w, &y, &Fused::default()).unwrap_err().to_string();
     assert!(e.contains("(2, 32) times (8, 33)"), "{e}");
+}
+
+#[test]
+fn weights_may_lie_within_one_large_slot() {
+    for (_, facts) in all_facts() {
+        let (m, k, n) = (3, 65, 20);
+        let mut t = Bench::new(&facts, 77);
+        // Rows 0..13 after rows 13..20; NaN between and around.
+        let values = t.random_values(n * k);
+        let (second, first) = (64, 64 + (7 * k).next_multiple_of(64) + 128);
+        let mut arena = vec![f32::NAN; first + 13 * k + 9];
+        arena[first..first + 13 * k].copy_from_slice(&values[..13 * k]);
+        arena[second..second + 7 * k].copy_from_slice(&values[13 * k..]);
+        let data = t.floats("arena", &arena);
+        let segment = |rows, offset| Segment { rows, data, offset, scales: None };
+        let mut w = Matrix { rows: n, cols: k, format: Format::F32, segments: vec![segment(0..13, first), segment(13..n, second)] };
+        let x_values = t.random_values(m * k);
+        let x = Tensor { slot: t.floats("x", &x_values), offset: 0, rows: m, cols: k, stride: k };
+        let y = t.poisoned("y", m, n);
+        linear(&mut t.builder, "arena", &x, &w, &y, &Fused::default()).unwrap();
+        let ids = t.words("ids", &[0, 12, 13, 19]);
+        let rows = t.poisoned("rows", 4, k);
+        embedding(&mut t.builder, "arena", &Ids::Buffer(ids, 0), &w, &rows, false).unwrap();
+        w.segments[1].offset += 63;
+        let e = linear(&mut t.builder, "odd", &x, &w, &y, &Fused::default()).unwrap_err();
+        assert!(e.to_string().contains("weight rows 13..20 begin at word 127 of their slot: not a multiple of 64"), "{e}");
+        let e = embedding(&mut t.builder, "odd", &Ids::Buffer(ids, 0), &w, &rows, false).unwrap_err();
+        assert!(e.to_string().contains("not a multiple of 64"), "{e}");
+        check(&t.verify(&y), &x_values, &values, (m, k, n));
+    }
 }

@@ -1,7 +1,7 @@
 use super::{Bench, POISON, all_facts};
 use crate::portability::adapters;
 use etalon::kernel::matmul::{Operand, Product, matmul};
-use etalon::plan::{Builder, Plan};
+use etalon::plan::{Builder, Plan, SlotId};
 use etalon::tensor::Tensor;
 use etalon::{Error, Facts};
 
@@ -47,7 +47,19 @@ fn operand(t: &mut Bench, label: &str, (rows, cols): (usize, usize), batch: usiz
 }
 
 /// Runs a product and compares every op with its twin, and the whole with the plain product.
-fn check(facts: &Facts, (m, n, k): (usize, usize, usize), p: Product, lies: [Lie; 3]) {
+fn check(facts: &Facts, size: (usize, usize, usize), p: Product, lies: [Lie; 3]) {
+    check_with(facts, size, p, lies, [false; 3]);
+}
+
+/// A vector that begins at an odd word; before it lies NaN.
+fn vector(t: &mut Bench, label: &str, n: usize) -> ((SlotId, usize), Vec<f32>) {
+    let values = t.random_values(n);
+    let words: Vec<f32> = [f32::NAN; 5].into_iter().chain(values.iter().copied()).collect();
+    ((t.floats(label, &words), 5), values)
+}
+
+/// The same with a scale, a bias and a residual.
+fn check_with(facts: &Facts, (m, n, k): (usize, usize, usize), mut p: Product, lies: [Lie; 3], extras: [bool; 3]) {
     let mut t = Bench::new(facts, (m * 31 + n * 7 + k) as u64);
     let (a, av) = operand(&mut t, "A", if p.a_t { (k, m) } else { (m, k) }, p.batch, lies[0], false);
     let (b, bv) = operand(&mut t, "B", if p.b_t { (n, k) } else { (k, n) }, p.batch, lies[1], p.b_half);
@@ -57,6 +69,19 @@ fn check(facts: &Facts, (m, n, k): (usize, usize, usize), p: Product, lies: [Lie
     let before = if p.accumulate { t.random_values(words) } else { vec![POISON; words] };
     let slot = t.floats("Y", &before);
     let y = Operand { first: Tensor { slot, offset: gap, rows: m, cols: n, stride }, step };
+    let (mut scales, mut bias, mut added) = (vec![1.0; k], vec![0.0; n], vec![0.0; m * n]);
+    if extras[0] {
+        let (at, values) = vector(&mut t, "scale", k);
+        (p.scale, scales) = (Some(at), values);
+    }
+    if extras[1] {
+        let (at, values) = vector(&mut t, "bias", n);
+        (p.bias, bias) = (Some(at), values);
+    }
+    if extras[2] {
+        let (r, mut values) = operand(&mut t, "residual", (m, n), 1, lies[2], false);
+        (p.residual, added) = (Some(r.first), values.remove(0));
+    }
     let label = format!("({m}, {n}, {k}) {p:?} {lies:?}");
     matmul(&mut t.builder, &label, &a, &b, &y, &p).unwrap();
     let got = t.verify(&Tensor { slot, offset: 0, rows: 1, cols: words, stride: words });
@@ -65,11 +90,11 @@ fn check(facts: &Facts, (m, n, k): (usize, usize, usize), p: Product, lies: [Lie
         for (r, c) in (0..m).flat_map(|r| (0..n).map(move |c| (r, c))) {
             let a = |j| f64::from(av[if p.a_t { j * m + r } else { r * k + j }]);
             let b = |j| f64::from(bv[if p.b_t { c * k + j } else { j * n + c }]);
-            let (sum, size) = (0..k).map(|j| a(j) * b(j)).fold((0.0, 0.0), |(s, t), v| (s + v, t + v.abs()));
+            let (sum, size) = (0..k).map(|j| a(j) * f64::from(scales[j]) * b(j)).fold((0.0, 0.0), |(s, t), v| (s + v, t + v.abs()));
             let at = gap + i * step + r * stride + c;
-            let add = if p.accumulate { f64::from(before[at]) } else { 0.0 };
-            let want = f64::from(p.alpha) * sum + add;
-            let bound = 1e-5 * (f64::from(p.alpha).abs() * size + add.abs());
+            let adds = [if p.accumulate { before[at] } else { 0.0 }, bias[c], added[r * n + c]].map(f64::from);
+            let want = f64::from(p.alpha) * sum + adds.iter().sum::<f64>();
+            let bound = 1e-5 * (f64::from(p.alpha).abs() * size + adds.iter().map(|v| v.abs()).sum::<f64>());
             let got = f64::from(got[at]);
             assert!((got - want).abs() <= bound, "{label}: {i} ({r}, {c}): {got} where {want} is expected");
         }
@@ -130,6 +155,76 @@ fn batches_factors_and_accumulation_match_the_twin() {
                 _ => check(&facts, (5, 40, 33), p, [Shared, Odd, Odd]),
             }
         }
+    }
+}
+
+/// All of a scale, a bias and a residual, and each two of them.
+const EXTRAS: [[bool; 3]; 4] = [[true; 3], [true, true, false], [true, false, true], [false, true, true]];
+
+#[test]
+fn scales_biases_and_residuals_match_the_twin() {
+    let sizes = [(1, 67, 66), (3, 41, 97), (71, 8, 7), (65, 64, 33), (33, 31, 64), (129, 1, 4), (1, 1, 1)];
+    for (_, facts) in all_facts().into_iter().take(2) {
+        for (i, p) in products().enumerate() {
+            for (j, size) in sizes.into_iter().enumerate().skip(i % 2).step_by(2) {
+                let p = Product { alpha: -0.7, accumulate: i % 3 == 0, ..p };
+                check_with(&facts, size, p, [Odd; 3], EXTRAS[(i + j / 2) % 4]);
+            }
+            for (j, size) in [(64, 64, 64), (68, 132, 20), (1, 72, 64), (96, 4, 8)].into_iter().enumerate() {
+                check_with(&facts, size, p, [[Dense; 3], [Odd, Dense, Dense], [Dense, Odd, Odd]][(i + j) % 3], EXTRAS[(i + j) % 4]);
+            }
+        }
+    }
+}
+
+#[test]
+fn scales_biases_and_residuals_of_batches_long_sums_and_cuts_match_the_twin() {
+    for (i, (_, facts)) in all_facts().into_iter().enumerate() {
+        for (j, p) in products().enumerate().filter(|(j, _)| i < 2 || *j < 4) {
+            // A batch, with large tiles where a device has them, shares the vectors.
+            let batch = Product { batch: 3, accumulate: j % 2 == 0, ..p };
+            check_with(&facts, (37, 35, 19), batch, [Odd; 3], [true, true, false]);
+            if j % 4 == 1 {
+                check_with(&facts, (132, 136, 12), Product { batch: 16, ..p }, [Dense; 3], [true, true, false]);
+            }
+            // Parts that are summed.
+            let p = Product { alpha: 0.5, accumulate: j % 2 == 1, ..p };
+            check_with(&facts, (12, 20 - 13 * (j % 2), 8195 + j), p, [Odd; 3], EXTRAS[j % 4]);
+            // An empty k leaves the bias and the residual.
+            for (size, extras) in [((3, 5, 0), EXTRAS[0]), ((40, 70, 0), EXTRAS[j % 4])] {
+                check_with(&facts, size, p, [Odd; 3], extras);
+            }
+            if i == 2 {
+                // A, B, Y and the residual above 1 MiB: cuts along m, n and k.
+                let size = [(1031, 9, 577), (577, 576, 65), (9, 1031, 577), (7, 576, 1031)][j];
+                check_with(&facts, size, p, [[Dense; 3], [Odd; 3]][j % 2], EXTRAS[(j + 3) % 4]);
+            }
+        }
+    }
+}
+
+#[test]
+fn runs_of_k_add_the_bias_and_the_residual_once() {
+    // More partial sums than a binding holds: runs follow one another. Rows overlap, so that A and B are small.
+    let facts = all_facts().remove(2).1;
+    let (n, k) = (363, 4100);
+    let mut t = Bench::new(&facts, 1);
+    let mut rows = |label: &str, gap: usize| {
+        let values = t.random_values(gap * n + k);
+        (Tensor { slot: t.floats(label, &values), offset: 0, rows: n, cols: k, stride: gap }, values)
+    };
+    let ((a, av), (b, bv)) = (rows("A", 3), rows("B", 5));
+    let ((scale, sv), (bias, cv)) = (vector(&mut t, "scale", k), vector(&mut t, "bias", n));
+    let r = t.random_dense("residual", n, n);
+    let y = t.poisoned("Y", n, n);
+    let p = Product { b_t: true, scale: Some(scale), bias: Some(bias), residual: Some(r), ..Product::default() };
+    matmul(&mut t.builder, "runs", &a.into(), &b.into(), &y.into(), &p).unwrap();
+    let (got, ops) = t.verify_all(&[&y, &r]);
+    assert!(ops.len() == 2 && ops.iter().all(|name| !name.starts_with("matmul_sum")), "{ops:?}");
+    for (i, j) in [(0, 0), (362, 0), (17, 362), (362, 362)] {
+        let sum: f64 = (0..k).map(|l| f64::from(av[3 * i + l]) * f64::from(sv[l]) * f64::from(bv[5 * j + l])).sum();
+        let want = sum + f64::from(cv[j]) + f64::from(got[1][i * n + j]);
+        assert!((f64::from(got[0][i * n + j]) - want).abs() < 1e-3, "({i}, {j}): {} where {want} is expected", got[0][i * n + j]);
     }
 }
 
@@ -251,6 +346,15 @@ fn operands_that_do_not_fit_are_refused() {
     }
     refused(t(slot, 2, 5, usize::MAX), w, y.into(), one, "ends beyond any buffer");
     refused(a, w, Operand { first: y, step: usize::MAX / 2 }, Product { batch: 9, ..one }, "ends beyond any buffer");
+    refused(a, w, y.into(), Product { residual: Some(t(slot, 3, 2, 2)), ..one }, "the residual is (3, 2)");
+    let r = Product { residual: Some(t(slot, 2, 3, 3)), batch: 2, ..one };
+    refused(a, w, Operand { first: y, step: 6 }, r, "a batch cannot have a residual");
+    let far = Product { bias: Some((slot, 4095)), ..one };
+    assert!(matches!(matmul(&mut b, "bad", &a.into(), &w.into(), &y.into(), &far), Err(Error::Plan { .. })));
+    let far = Product { scale: Some((slot, 4095)), ..one };
+    assert!(matches!(matmul(&mut b, "bad", &a.into(), &w.into(), &y.into(), &far), Err(Error::Plan { .. })));
+    let own = Product { residual: Some(y), ..one };
+    assert!(matches!(matmul(&mut b, "bad", &a.into(), &w.into(), &y.into(), &own), Err(Error::Plan { .. })));
     // Outside of its slot; and Y in a slot of A.
     let far = t(slot, 2, 5, 4096);
     assert!(matches!(matmul(&mut b, "bad", &far.into(), &w.into(), &y.into(), &one), Err(Error::Plan { .. })));

@@ -107,6 +107,7 @@ impl Bench {
             segments.push(Segment {
                 rows: r.clone(),
                 data: self.words("codes", &data[r.start * stride..r.end * stride]),
+                offset: 0,
                 scales: matches!(format, Format::Quant(_)).then(|| self.words("scales", &scale_words)),
             });
         }
@@ -120,17 +121,25 @@ impl Bench {
 
     /// The same, and the variants that were run.
     pub fn verify_ops(self, t: &Tensor) -> (Vec<f32>, Vec<String>) {
+        let (mut values, ops) = self.verify_all(&[t]);
+        (values.remove(0), ops)
+    }
+
+    /// The same for several tensors.
+    pub fn verify_all(self, tensors: &[&Tensor]) -> (Vec<Vec<f32>>, Vec<String>) {
         let plan = Arc::new(self.builder.finish().unwrap());
         crate::portability::check(&plan, self.context.facts());
         let bound = plan.bind(&self.context, &self.bound).unwrap();
         if let Err(e) = self.context.block_on(bound.verify()) {
             panic!("{e}\n{}", plan.describe());
         }
-        let buffer = &self.bound.iter().find(|(s, _)| *s == t.slot).unwrap().1;
-        let words = self.context.block_on(self.context.read_ranges(&[(buffer, 0..buffer.size())]).unwrap().words()).unwrap().remove(0);
-        let values: Vec<f32> = words.into_iter().map(f32::from_bits).collect();
-        let rows = (0..t.rows).flat_map(|r| values[t.offset + r * t.stride..][..t.cols].to_vec()).collect();
-        (rows, plan.ops().iter().map(|op| op.variant().name()).collect())
+        let read = |t: &&Tensor| {
+            let buffer = &self.bound.iter().find(|(s, _)| *s == t.slot).unwrap().1;
+            let words = self.context.block_on(self.context.read_ranges(&[(buffer, 0..buffer.size())]).unwrap().words()).unwrap().remove(0);
+            let values: Vec<f32> = words.into_iter().map(f32::from_bits).collect();
+            (0..t.rows).flat_map(|r| values[t.offset + r * t.stride..][..t.cols].to_vec()).collect()
+        };
+        (tensors.iter().map(read).collect(), plan.ops().iter().map(|op| op.variant().name()).collect())
     }
 }
 

@@ -94,7 +94,7 @@ impl Bed {
                     Format::Quant(_) => Some(bed.words("scales", &scales[r.start * s_stride..r.end * s_stride])?),
                     _ => None,
                 };
-                segments.push(Segment { rows: r.clone(), data, scales });
+                segments.push(Segment { rows: r.clone(), data, offset: 0, scales });
             }
             Ok(Matrix { rows, cols, format, segments })
         };
