@@ -6,10 +6,12 @@
 pub mod attention;
 pub mod embedding;
 pub mod gate;
+pub mod jacobi;
 pub mod linear;
 pub mod matmul;
 pub mod nll;
 pub mod norm;
+pub mod polar;
 pub mod progress;
 pub mod roof;
 pub mod rope;
@@ -18,6 +20,7 @@ pub mod sample;
 mod self_test;
 mod shader;
 pub mod state;
+pub mod svd;
 mod variants;
 
 #[cfg(not(target_arch = "wasm32"))]
@@ -101,9 +104,11 @@ fn fragments() -> &'static [(&'static str, &'static str)] {
         ("common/decode", include_str!("../../shaders/common/decode.wgsl")),
         ("common/product", include_str!("../../shaders/common/product.wgsl")),
         ("common/linear", include_str!("../../shaders/common/linear.wgsl")),
+        ("common/pairs", include_str!("../../shaders/common/pairs.wgsl")),
         ("common/progress", include_str!("../../shaders/common/progress.wgsl")),
         ("common/reduce", include_str!("../../shaders/common/reduce.wgsl")),
         ("common/state", include_str!("../../shaders/common/state.wgsl")),
+        ("common/svd", include_str!("../../shaders/common/svd.wgsl")),
         ("common/threefry", include_str!("../../shaders/common/threefry.wgsl")),
     ]
 }

@@ -1,6 +1,6 @@
 //! Which permutations there are: for the portability test, the self-test, browsers' compilers and pipeline caches.
 
-use super::{Variant, attention, embedding, gate, linear, matmul, nll, norm, roof, rope, rows, sample};
+use super::{Variant, attention, embedding, gate, jacobi, linear, matmul, nll, norm, polar, roof, rope, rows, sample, svd};
 use crate::gpu::Facts;
 use crate::quant::{QuantFormat, Scales};
 use crate::tensor::Format;
@@ -13,18 +13,21 @@ use std::collections::HashSet;
 /// number (`D`: head dimensions, `GROUP`: weights a scale, `ZERO`: zero points) stand for the rest with a few of their values.
 /// Plain variants that would replace a refused one are listed too.
 pub fn variants(facts: &Facts) -> Vec<Variant> {
-    let families: [fn(&Facts) -> Vec<Variant>; 11] = [
+    let families: [fn(&Facts) -> Vec<Variant>; 14] = [
         attention::variants,
         embedding::variants,
         gate::variants,
+        jacobi::variants,
         linear::variants,
         matmul::variants,
         nll::variants,
         norm::variants,
+        polar::variants,
         roof::variants,
         rope::variants,
         rows::variants,
         sample::variants,
+        svd::variants,
     ];
     let plain = facts.plain();
     pairwise(families.iter().flat_map(|family| [family(facts), family(&plain)]).flatten())

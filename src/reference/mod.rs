@@ -3,14 +3,17 @@
 pub mod attention;
 pub mod embedding;
 pub mod gate;
+pub mod jacobi;
 pub mod linear;
 pub mod matmul;
 pub mod nll;
 pub mod norm;
+pub mod polar;
 pub mod roof;
 pub mod rope;
 pub mod rows;
 pub mod sample;
+pub mod svd;
 
 use crate::quant::Packed;
 use crate::tensor::Format;

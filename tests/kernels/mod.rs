@@ -3,6 +3,7 @@
 mod attention;
 mod embedding;
 mod gate;
+mod jacobi;
 mod linear;
 mod matmul;
 mod norm;
