@@ -4,6 +4,7 @@
 pub mod error;
 pub mod gpu;
 pub mod kernel;
+pub mod linalg;
 pub mod plan;
 pub mod quant;
 pub mod reference;

@@ -7,6 +7,7 @@
 mod embed;
 mod format;
 mod kernels;
+mod linalg;
 mod models;
 mod plan;
 mod portability;

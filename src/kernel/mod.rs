@@ -14,11 +14,13 @@ mod elementwise;
 pub mod embedding;
 pub mod fill;
 pub mod gate;
+pub mod jacobi;
 pub mod linear;
 pub mod matmul;
 pub mod nll;
 pub mod norm;
 mod norm_backward;
+pub mod polar;
 pub mod progress;
 pub mod roof;
 pub mod rope;
@@ -29,6 +31,7 @@ mod self_test;
 mod shader;
 pub mod state;
 pub mod turn;
+pub mod svd;
 mod variants;
 
 #[cfg(not(target_arch = "wasm32"))]
@@ -112,10 +115,12 @@ fn fragments() -> &'static [(&'static str, &'static str)] {
         ("common/decode", include_str!("../../shaders/common/decode.wgsl")),
         ("common/product", include_str!("../../shaders/common/product.wgsl")),
         ("common/linear", include_str!("../../shaders/common/linear.wgsl")),
+        ("common/pairs", include_str!("../../shaders/common/pairs.wgsl")),
         ("common/progress", include_str!("../../shaders/common/progress.wgsl")),
         ("common/reduce", include_str!("../../shaders/common/reduce.wgsl")),
         ("common/slope", include_str!("../../shaders/common/slope.wgsl")),
         ("common/state", include_str!("../../shaders/common/state.wgsl")),
+        ("common/svd", include_str!("../../shaders/common/svd.wgsl")),
         ("common/threefry", include_str!("../../shaders/common/threefry.wgsl")),
     ]
 }

@@ -5,6 +5,7 @@ use super::{batch, cross_entropy, dropout, fill, progress, scatter};
 use super::{
     Variant, activate, add, attention, columns, embedding, gate, linear, matmul, nll, norm, norm_backward, roof, rope, rows, sample, turn,
 };
+use super::{Variant, attention, embedding, gate, jacobi, linear, matmul, nll, norm, polar, roof, rope, rows, sample, svd};
 use crate::gpu::Facts;
 use crate::quant::{QuantFormat, Scales};
 use crate::tensor::Format;
@@ -21,15 +22,18 @@ pub fn variants(facts: &Facts) -> Vec<Variant> {
     let families: &[fn(&Facts) -> Vec<Variant>] = &[
         activate::variants,
         add::variants,
+    let families: [fn(&Facts) -> Vec<Variant>; 14] = [
         attention::variants,
         columns::variants,
         embedding::variants,
         gate::variants,
+        jacobi::variants,
         linear::variants,
         matmul::variants,
         nll::variants,
         norm::variants,
         norm_backward::variants,
+        polar::variants,
         roof::variants,
         rope::variants,
         rows::variants,
@@ -41,6 +45,7 @@ pub fn variants(facts: &Facts) -> Vec<Variant> {
         progress::variants,
         scatter::variants,
         turn::variants,
+        svd::variants,
     ];
     let plain = facts.plain();
     pairwise(families.iter().flat_map(|family| [family(facts), family(&plain)]).flatten())

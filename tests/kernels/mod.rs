@@ -10,6 +10,7 @@ mod columns;
 mod embedding;
 mod fill;
 mod gate;
+mod jacobi;
 mod linear;
 mod matmul;
 mod norm;
