@@ -4,9 +4,12 @@
 
 #![allow(clippy::unwrap_used, clippy::expect_used, missing_docs, reason = "a benchmark that cannot run should stop")]
 
+mod adam;
 mod attention;
+mod draw;
 mod embedding;
 mod gate;
+mod grad_norm;
 mod linear;
 mod matmul;
 mod nll;
@@ -15,6 +18,7 @@ mod roof;
 mod rope;
 mod rows;
 mod sample;
+mod select;
 
 use criterion::{Criterion, Throughput, criterion_main};
 use etalon::gpu::Buffer;
@@ -97,6 +101,10 @@ fn all() {
         rows::bench,
         nll::bench,
         sample::bench,
+        select::bench,
+        adam::bench,
+        grad_norm::bench,
+        draw::bench,
     ] {
         family(&mut c);
     }

@@ -3,9 +3,12 @@
 //! A family's five files share one stem: `shaders/X.wgsl`, `src/kernel/X.rs`, `src/reference/X.rs`, `tests/kernels/X.rs`
 //! and `benches/X.rs`.
 
+pub mod adam;
 pub mod attention;
+pub mod draw;
 pub mod embedding;
 pub mod gate;
+pub mod grad_norm;
 pub mod linear;
 pub mod matmul;
 pub mod nll;
@@ -15,6 +18,7 @@ pub mod roof;
 pub mod rope;
 pub mod rows;
 pub mod sample;
+pub mod select;
 mod self_test;
 mod shader;
 pub mod state;

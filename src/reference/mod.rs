@@ -1,8 +1,11 @@
 //! CPU twins: for each kernel a plain function in f64 that shares nothing with the shader, under the same file name.
 
+pub mod adam;
 pub mod attention;
+pub mod draw;
 pub mod embedding;
 pub mod gate;
+pub mod grad_norm;
 pub mod linear;
 pub mod matmul;
 pub mod nll;
@@ -11,6 +14,7 @@ pub mod roof;
 pub mod rope;
 pub mod rows;
 pub mod sample;
+pub mod select;
 
 use crate::quant::Packed;
 use crate::tensor::Format;

@@ -1,14 +1,18 @@
 //! Every kernel against its CPU twin on fresh random inputs, poisoned outputs and awkward shapes.
 
+mod adam;
 mod attention;
+mod draw;
 mod embedding;
 mod gate;
+mod grad_norm;
 mod linear;
 mod matmul;
 mod norm;
 mod roof;
 mod rope;
 mod sample;
+mod select;
 
 use etalon::gpu::Buffer;
 use etalon::plan::{Builder, SlotId};
