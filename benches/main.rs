@@ -11,9 +11,13 @@ mod batch;
 mod cross_entropy;
 mod dropout;
 mod columns;
+mod adam;
+mod attention;
+mod draw;
 mod embedding;
 mod fill;
 mod gate;
+mod grad_norm;
 mod linear;
 mod matmul;
 mod nll;
@@ -25,6 +29,7 @@ mod rows;
 mod sample;
 mod scatter;
 mod turn;
+mod select;
 
 use criterion::{Criterion, Throughput, criterion_main};
 use etalon::gpu::Buffer;
@@ -117,6 +122,10 @@ fn all() {
         fill::bench,
         progress::bench,
         scatter::bench,
+        select::bench,
+        adam::bench,
+        grad_norm::bench,
+        draw::bench,
     ] {
         family(&mut c);
     }

@@ -6,6 +6,7 @@ use super::{
     Variant, activate, add, attention, columns, embedding, gate, linear, matmul, nll, norm, norm_backward, roof, rope, rows, sample, turn,
 };
 use super::{Variant, attention, embedding, gate, jacobi, linear, matmul, nll, norm, polar, roof, rope, rows, sample, svd};
+use super::{Variant, adam, attention, draw, embedding, gate, grad_norm, linear, matmul, nll, norm, roof, rope, rows, sample, select};
 use crate::gpu::Facts;
 use crate::quant::{QuantFormat, Scales};
 use crate::tensor::Format;
@@ -28,6 +29,13 @@ pub fn variants(facts: &Facts) -> Vec<Variant> {
         embedding::variants,
         gate::variants,
         jacobi::variants,
+    let families: [fn(&Facts) -> Vec<Variant>; 15] = [
+        adam::variants,
+        attention::variants,
+        draw::variants,
+        embedding::variants,
+        gate::variants,
+        grad_norm::variants,
         linear::variants,
         matmul::variants,
         nll::variants,
@@ -46,6 +54,7 @@ pub fn variants(facts: &Facts) -> Vec<Variant> {
         scatter::variants,
         turn::variants,
         svd::variants,
+        select::variants,
     ];
     let plain = facts.plain();
     pairwise(families.iter().flat_map(|family| [family(facts), family(&plain)]).flatten())
