@@ -12,3 +12,4 @@ mod models;
 mod plan;
 mod portability;
 mod self_test;
+mod train;

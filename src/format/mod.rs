@@ -1,4 +1,4 @@
-//! Reading model files: safetensors and GGUF behind one view, configurations, tokenizers, and NumPy arrays.
+//! Reading model files: safetensors and GGUF behind one view, configurations, tokenizers, and NumPy arrays; writing safetensors.
 
 mod chat;
 mod checkpoint;
@@ -13,6 +13,8 @@ mod open;
 mod safetensors;
 mod source;
 mod tokenizer;
+#[cfg(not(target_arch = "wasm32"))]
+mod write;
 
 pub use chat::{Message, render_chat};
 pub use checkpoint::{Checkpoint, Encoding, HostMatrix, RopePairing, TensorEntry};
@@ -20,7 +22,10 @@ pub use config::{Activation, BertConfig, BertHead, Config, LlamaConfig, OptConfi
 pub use ggml::{GgmlType, pack};
 pub use gguf::{Gguf, Scalar, TensorInfo, Value};
 pub use npy::{Npy, NpyData};
+pub use safetensors::{RawTensor, Safetensors};
 #[cfg(not(target_arch = "wasm32"))]
 pub use source::Mapped;
 pub use source::{Bytes, Source};
 pub use tokenizer::{TextStream, Tokenizer};
+#[cfg(not(target_arch = "wasm32"))]
+pub use write::{NewTensor, write_atomically, write_safetensors};
