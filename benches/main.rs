@@ -5,15 +5,16 @@
 #![allow(clippy::unwrap_used, clippy::expect_used, missing_docs, reason = "a benchmark that cannot run should stop")]
 
 mod activate;
+mod adam;
 mod add;
 mod attention;
+mod attention_backward;
 mod batch;
-mod cross_entropy;
-mod dropout;
 mod columns;
-mod adam;
-mod attention;
+mod cross_entropy;
+mod dots;
 mod draw;
+mod dropout;
 mod embedding;
 mod fill;
 mod gate;
@@ -28,8 +29,8 @@ mod rope;
 mod rows;
 mod sample;
 mod scatter;
-mod turn;
 mod select;
+mod turn;
 
 use criterion::{Criterion, Throughput, criterion_main};
 use etalon::gpu::Buffer;
@@ -102,30 +103,32 @@ fn all() {
     let mut c = Criterion::default().configure_from_args();
     for family in [
         activate::bench,
+        adam::bench,
         add::bench,
+        attention::bench,
+        attention_backward::bench,
+        batch::bench,
         columns::bench,
-        turn::bench,
+        cross_entropy::bench,
+        dots::bench,
+        draw::bench,
+        dropout::bench,
+        embedding::bench,
+        fill::bench,
+        gate::bench,
+        grad_norm::bench,
         linear::bench,
         matmul::bench,
-        norm::bench,
-        roof::bench,
-        attention::bench,
-        rope::bench,
-        embedding::bench,
-        gate::bench,
-        rows::bench,
         nll::bench,
-        sample::bench,
-        batch::bench,
-        cross_entropy::bench,
-        dropout::bench,
-        fill::bench,
+        norm::bench,
         progress::bench,
+        roof::bench,
+        rope::bench,
+        rows::bench,
+        sample::bench,
         scatter::bench,
         select::bench,
-        adam::bench,
-        grad_norm::bench,
-        draw::bench,
+        turn::bench,
     ] {
         family(&mut c);
     }

@@ -7,7 +7,7 @@
 struct Params {
     origin: vec4<u32>,
     gradient_base: u32, table_offset: u32, chunks: u32, per: u32,
-    partial_offset: u32, pad0: u32, pad1: u32, pad2: u32,
+    partial_offset: u32, first_segment: u32, pad0: u32, pad1: u32,
 }
 #let PER = 1 + 3 * VEC
 #if VEC
@@ -43,7 +43,7 @@ fn main(@builtin(workgroup_id) wid: vec3<u32>, @builtin(local_invocation_index) 
         sum += s;
         // 1e30, and every infinity and NaN, has bits from here on.
         if ((bitcast<u32>(s) & 0x7FFFFFFFu) >= 0x7149F2CAu) {
-            worst = max(worst, -f32(table[params.table_offset + 2u * c + 1u].w));
+            worst = max(worst, -f32(params.first_segment + table[params.table_offset + 2u * c + 1u].w));
         }
     }
     let all = sum_all(sum, lane);

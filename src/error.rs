@@ -111,6 +111,16 @@ pub enum Error {
         /// The way out.
         advice: String,
     },
+    /// A loss or a gradient was not a number.
+    #[error(
+        "training diverged at step {step}: {what} is not finite; nothing was updated since: resume from the last checkpoint with a lower learning rate, or clip gradients"
+    )]
+    Diverged {
+        /// The step, from 0.
+        step: usize,
+        /// The loss, or a tensor's gradient.
+        what: String,
+    },
     /// A request to a session that cannot be met.
     #[error("{0}")]
     Request(String),

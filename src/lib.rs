@@ -1,6 +1,7 @@
 //! GPU compute kernels on wgpu for quantised language models and encoders, recorded once and replayed, inside an
 //! application's own device or on one of the crate's own.
 
+pub mod autograd;
 pub mod error;
 pub mod gpu;
 pub mod kernel;

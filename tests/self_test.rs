@@ -39,7 +39,7 @@ fn plain_variants_replace_refused_ones_and_are_right() {
         let (w, _) = t.weights(Format::F16, 41, 70);
         linear(&mut t.builder, "plain", &x, &w, &y, &Fused::default()).unwrap();
         let (gain, z) = (t.floats("gain", &[1.5; 41]), t.poisoned("z", m, 41));
-        norm(&mut t.builder, "plain", &y, &z, &Norm { gain, bias: None, rms: true, eps: 1e-5 }, Rows::All).unwrap();
+        norm(&mut t.builder, "plain", &y, &z, &Norm { gain: (gain, 0), bias: None, rms: true, eps: 1e-5 }, Rows::All).unwrap();
         let plan = t.verify(&z);
         assert_eq!(plan.len(), 41 * m);
     }

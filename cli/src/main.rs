@@ -9,10 +9,10 @@ mod hub;
 mod inspect;
 mod logits;
 mod perplexity;
-#[cfg_attr(not(test), expect(dead_code, reason = "training curves will use it"))]
 mod plot;
 mod selftest;
 mod stop;
+mod train;
 mod verify;
 mod wgsl;
 
@@ -47,6 +47,10 @@ enum Command {
     Logits(logits::Args),
     /// Run a short prompt on the device and compare every dispatch with its CPU twin
     Verify(verify::Args),
+    /// Train a decoder on plain text
+    Train(train::Args),
+    /// Train by several methods on the same text, and compare them
+    Compare(train::compare::Args),
     /// Measure the kernels against the device's own copy bandwidth and arithmetic
     Bench(bench::Args),
 }
@@ -101,6 +105,8 @@ fn run(cli: &Cli) -> anyhow::Result<()> {
         Command::Perplexity(args) => perplexity::run(g, args),
         Command::Logits(args) => logits::run(g, args),
         Command::Verify(args) => verify::run(g, args),
+        Command::Train(args) => train::run(g, args),
+        Command::Compare(args) => train::compare::run(g, args),
         Command::Bench(args) => bench::run(g, args),
     }
 }

@@ -28,4 +28,4 @@ pub use source::Mapped;
 pub use source::{Bytes, Source};
 pub use tokenizer::{TextStream, Tokenizer};
 #[cfg(not(target_arch = "wasm32"))]
-pub use write::{NewTensor, write_atomically, write_safetensors};
+pub use write::{NewTensor, SafetensorsWriter, write_atomically, write_safetensors};

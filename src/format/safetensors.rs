@@ -76,6 +76,15 @@ impl Safetensors {
         Ok(Self { source, entries, metadata })
     }
 
+    /// Reads the header of a file.
+    ///
+    /// # Errors
+    /// As [`Self::parse`].
+    #[cfg(not(target_arch = "wasm32"))]
+    pub fn open(path: &std::path::Path) -> Result<Self> {
+        Self::parse(Arc::new(super::source::Mapped::open(path)?))
+    }
+
     /// The strings under `__metadata__`.
     pub fn metadata(&self) -> &BTreeMap<String, String> {
         &self.metadata

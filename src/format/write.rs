@@ -38,34 +38,80 @@ pub fn write_atomically(path: &Path, bytes: &[u8]) -> Result<()> {
     file.finish()
 }
 
-/// Writes a safetensors file, whole or not at all (as [`write_atomically`]). `bytes` is asked for each tensor's elements,
-/// little-endian, once and in the order of the file (by size of element, larger first, so that all are aligned; then by name), so
-/// that a model need not be in memory as a whole. The same input gives the same bytes. `metadata` stands under `__metadata__`;
-/// transformers want `format` to be `pt` there.
+/// Writes a safetensors file piece by piece, whole or not at all (as [`write_atomically`]), so that a model need not be in memory as
+/// a whole. The same input gives the same bytes.
+#[derive(Debug)]
+pub struct SafetensorsWriter {
+    file: Draft,
+    /// Tensors in the order of the file: name, and bytes.
+    order: Vec<(String, u64)>,
+    written: usize,
+}
+
+impl SafetensorsWriter {
+    /// Begins a file. `metadata` stands under `__metadata__`; transformers want `format` to be `pt` there.
+    ///
+    /// # Errors
+    /// [`Error::Format`] for a name that occurs twice or is `__metadata__`, an unknown type; [`Error::Io`].
+    pub fn create(path: &Path, tensors: &[NewTensor], metadata: &BTreeMap<String, String>) -> Result<Self> {
+        let (header, order) = header(&path.display().to_string(), tensors, metadata)?;
+        let mut file = Draft::new(path)?;
+        file.write(&(header.len() as u64).to_le_bytes())?;
+        file.write(header.as_bytes())?;
+        Ok(Self { file, order: order.into_iter().map(|(i, bytes)| (tensors[i].name.clone(), bytes)).collect(), written: 0 })
+    }
+
+    /// Names in the order in which their elements are wanted: by size of element, larger first, so that all are aligned; then by
+    /// name.
+    pub fn order(&self) -> Vec<String> {
+        self.order.iter().map(|(name, _)| name.clone()).collect()
+    }
+
+    /// Writes the elements of the next tensor, little-endian.
+    ///
+    /// # Errors
+    /// [`Error::Format`] where they do not fit the shape; [`Error::Io`].
+    pub fn push(&mut self, bytes: &[u8]) -> Result<()> {
+        let file = || self.file.target.display().to_string();
+        let Some((name, size)) = self.order.get(self.written) else {
+            return Err(Error::format(file(), "tensors", "more elements than were announced"));
+        };
+        if bytes.len() as u64 != *size {
+            return Err(Error::format(file(), name, format!("{} bytes were given where {size} were announced", bytes.len())));
+        }
+        self.written += 1;
+        self.file.write(bytes)
+    }
+
+    /// Puts the file into its place.
+    ///
+    /// # Errors
+    /// [`Error::Format`] where tensors are missing; [`Error::Io`]. Then the old file, if there is one, is as it was.
+    pub fn finish(self) -> Result<()> {
+        if let Some((name, _)) = self.order.get(self.written) {
+            return Err(Error::format(self.file.target.display().to_string(), name, "was announced and not written"));
+        }
+        self.file.finish()
+    }
+}
+
+/// Writes a safetensors file with the elements that `bytes` gives for each tensor, by its number.
 ///
 /// # Errors
-/// [`Error::Format`] for a name that occurs twice or is `__metadata__`, an unknown type, and elements that do not fit the shape;
-/// [`Error::Io`]; whatever `bytes` fails with. Then the old file, if there is one, is as it was.
+/// As [`SafetensorsWriter`]; whatever `bytes` fails with. Then the old file, if there is one, is as it was.
 pub fn write_safetensors<'a>(
     path: &Path,
     tensors: &[NewTensor],
     metadata: &BTreeMap<String, String>,
     mut bytes: impl FnMut(usize) -> Result<Cow<'a, [u8]>>,
 ) -> Result<()> {
-    let name = path.display().to_string();
-    let (header, order) = header(&name, tensors, metadata)?;
-    let mut file = Draft::new(path)?;
-    file.write(&(header.len() as u64).to_le_bytes())?;
-    file.write(header.as_bytes())?;
-    for (index, size) in order {
-        let data = bytes(index)?;
-        if data.len() as u64 != size {
-            let NewTensor { name: tensor, dtype, shape } = &tensors[index];
-            return Err(Error::format(name, tensor, format!("{} bytes were given for {shape:?} elements of {dtype}", data.len())));
+    let mut writer = SafetensorsWriter::create(path, tensors, metadata)?;
+    for name in writer.order() {
+        if let Some(i) = tensors.iter().position(|t| t.name == name) {
+            writer.push(&bytes(i)?)?;
         }
-        file.write(&data)?;
     }
-    file.finish()
+    writer.finish()
 }
 
 /// The header, padded so that the data are aligned; and the tensors in the order of their data, with their bytes.
@@ -108,16 +154,17 @@ fn header(file: &str, tensors: &[NewTensor], metadata: &BTreeMap<String, String>
 }
 
 /// A file under a temporary name beside its place; removed if it is not finished.
-struct Draft<'a> {
-    target: &'a Path,
+#[derive(Debug)]
+struct Draft {
+    target: PathBuf,
     temporary: PathBuf,
     /// Nothing once it is closed.
     file: Option<BufWriter<File>>,
     finished: bool,
 }
 
-impl<'a> Draft<'a> {
-    fn new(target: &'a Path) -> Result<Self> {
+impl Draft {
+    fn new(target: &Path) -> Result<Self> {
         static COUNT: AtomicU64 = AtomicU64::new(0);
         let unnamed = || Error::Io { path: target.display().to_string(), source: io::Error::from(io::ErrorKind::InvalidInput) };
         let mut name = target.file_name().ok_or_else(unnamed)?.to_owned();
@@ -125,12 +172,12 @@ impl<'a> Draft<'a> {
         name.push(format!(".{}-{}.tmp", std::process::id(), COUNT.fetch_add(1, Ordering::Relaxed)));
         let temporary = target.with_file_name(name);
         let file = OpenOptions::new().write(true).create_new(true).open(&temporary).map_err(|e| io_error(target, e))?;
-        Ok(Self { target, temporary, file: Some(BufWriter::with_capacity(1 << 20, file)), finished: false })
+        Ok(Self { target: target.into(), temporary, file: Some(BufWriter::with_capacity(1 << 20, file)), finished: false })
     }
 
     fn write(&mut self, bytes: &[u8]) -> Result<()> {
         match &mut self.file {
-            Some(file) => file.write_all(bytes).map_err(|e| io_error(self.target, e)),
+            Some(file) => file.write_all(bytes).map_err(|e| io_error(&self.target, e)),
             None => Ok(()),
         }
     }
@@ -142,7 +189,7 @@ impl<'a> Draft<'a> {
             Some(file) => file.into_inner().map_err(io::IntoInnerError::into_error).and_then(|file| file.sync_all()),
             None => Ok(()),
         };
-        whole.and_then(|()| fs::rename(&self.temporary, self.target)).map_err(|e| io_error(self.target, e))?;
+        whole.and_then(|()| fs::rename(&self.temporary, &self.target)).map_err(|e| io_error(&self.target, e))?;
         self.finished = true;
         // The new name is to survive a loss of power too; where folders cannot be synchronised, nothing can be done.
         #[cfg(unix)]
@@ -153,7 +200,7 @@ impl<'a> Draft<'a> {
     }
 }
 
-impl Drop for Draft<'_> {
+impl Drop for Draft {
     fn drop(&mut self) {
         if let Some(file) = self.file.take() {
             // Not flushed: it may be what failed.

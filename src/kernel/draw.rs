@@ -17,6 +17,7 @@ const MOST: usize = 1 << 16;
 
 /// How vectors are chosen. Singular values `s` that are negative, subnormal or not finite count as 0.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[cfg_attr(feature = "models", derive(serde::Serialize, serde::Deserialize), serde(rename_all = "snake_case"))]
 pub enum Law {
     /// Without replacement by `p = (1/k + s / sum s) / 2`; `1/k` where all `s` are 0.
     Mixture,

@@ -4,26 +4,27 @@
 //! and `benches/X.rs`.
 
 pub mod activate;
+pub mod adam;
 pub mod add;
 pub mod attention;
+pub mod attention_backward;
 pub mod batch;
-pub mod cross_entropy;
-pub mod dropout;
 pub mod columns;
-mod elementwise;
-pub mod adam;
-pub mod attention;
+pub mod cross_entropy;
+pub mod dots;
 pub mod draw;
+pub mod dropout;
+mod elementwise;
 pub mod embedding;
 pub mod fill;
 pub mod gate;
-pub mod jacobi;
 pub mod grad_norm;
+pub mod jacobi;
 pub mod linear;
 pub mod matmul;
 pub mod nll;
 pub mod norm;
-mod norm_backward;
+pub mod norm_backward;
 pub mod polar;
 pub mod progress;
 pub mod roof;
@@ -35,8 +36,8 @@ pub mod select;
 mod self_test;
 mod shader;
 pub mod state;
-pub mod turn;
 pub mod svd;
+pub mod turn;
 mod variants;
 
 #[cfg(not(target_arch = "wasm32"))]
@@ -117,6 +118,7 @@ fn fragments() -> &'static [(&'static str, &'static str)] {
     &[
         ("common/activation", include_str!("../../shaders/common/activation.wgsl")),
         ("common/attention", include_str!("../../shaders/common/attention.wgsl")),
+        ("common/attention_backward", include_str!("../../shaders/common/attention_backward.wgsl")),
         ("common/decode", include_str!("../../shaders/common/decode.wgsl")),
         ("common/product", include_str!("../../shaders/common/product.wgsl")),
         ("common/linear", include_str!("../../shaders/common/linear.wgsl")),

@@ -9,13 +9,13 @@ use crate::reference;
 use crate::tensor::Tensor;
 use crate::{Error, Result};
 
-/// Gains (and for LayerNorm biases) of a norm: slots with one f32 a column.
+/// Gains (and for LayerNorm biases) of a norm, one f32 a column: slots, and the first word in each.
 #[derive(Debug, Clone, Copy)]
 pub struct Norm {
     /// The gains.
-    pub gain: SlotId,
+    pub gain: (SlotId, usize),
     /// The biases; `None` with `rms`.
-    pub bias: Option<SlotId>,
+    pub bias: Option<(SlotId, usize)>,
     /// RMSNorm: the mean is not subtracted.
     pub rms: bool,
     /// Added to the variance.
@@ -112,11 +112,11 @@ struct More {
 
 fn one(b: &mut Builder, label: &str, x: &Tensor, y: &Tensor, n: &Norm, more: &More) -> Result<()> {
     let (xw, yw) = (b.view(x)?, b.view(y)?);
-    let gain = b.window(n.gain, 0..x.cols)?;
+    let gain = b.window(n.gain.0, n.gain.1..n.gain.1 + x.cols)?;
     let mut bindings = vec![xw, yw, gain];
     let mut bias_offset = 0;
-    if let Some(slot) = n.bias {
-        let w = b.window(slot, 0..x.cols)?;
+    if let Some((slot, at)) = n.bias {
+        let w = b.window(slot, at..at + x.cols)?;
         bias_offset = w.offset;
         bindings.push(w);
     }

@@ -59,7 +59,7 @@ pub fn norm_backward(b: &mut Builder, label: &str, p: &NormGradient<'_>) -> Resu
     for r in b.row_chunks(rows, widest)? {
         let [x, dy, dx, saved] = [p.x, p.dy, p.dx, p.saved].map(|t| t.slice_rows(r.clone()));
         let (xw, dyw, dxw, savedw) = (b.view(&x)?, b.view(&dy)?, b.view(&dx)?, b.view(&saved)?);
-        let gain = b.window(p.n.gain, 0..cols)?;
+        let gain = b.window(p.n.gain.0, p.n.gain.1..p.n.gain.1 + cols)?;
         let strides = [x.stride, dy.stride, dx.stride].map(|s| s as u32);
         let places = [cols as u32, xw.offset, strides[0], dyw.offset, strides[1], dxw.offset, strides[2], gain.offset];
         let vec4 = places.iter().all(|n| n.is_multiple_of(4));

@@ -7,49 +7,53 @@ use crate::reference;
 use crate::tensor::Tensor;
 use crate::{Error, Result};
 
-const ACCESS: [Access; 3] = [Access::Read, Access::Read, Access::Write];
+const ACCESS: [Access; 4] = [Access::Read, Access::Read, Access::Write, Access::Read];
 
-fn variant(columns: bool, vec4: bool) -> Variant {
+fn variant(columns: bool, vec4: bool, scaled: bool) -> Variant {
     let source = include_str!("../../shaders/select.wgsl");
-    let defines = vec![("COLUMNS", i64::from(columns)), ("VEC", i64::from(vec4))];
-    Variant { kernel: "select", source, defines, access: &ACCESS, subgroup: None }
+    let defines = vec![("COLUMNS", i64::from(columns)), ("VEC", i64::from(vec4)), ("SCALED", i64::from(scaled))];
+    Variant { kernel: "select", source, defines, access: &ACCESS[..3 + usize::from(scaled)], subgroup: None }
 }
 
 pub(crate) fn variants(_: &Facts) -> Vec<Variant> {
-    vec![variant(true, false), variant(false, false), variant(false, true)]
+    let of = |scaled| [variant(true, false, scaled), variant(false, false, scaled), variant(false, true, scaled)];
+    [of(false), of(true)].concat()
 }
 
-/// Appends `y[t, j] = x[t, indices[j]]` for every row t: x is `rows x k`, y is `rows x r`, and the indices are `r` words from the given
-/// one on. An index beyond the last column counts as the last.
+/// Factors of what is picked: slot and first word, one for each row or column that there is to pick.
+pub type Factors = Option<(SlotId, usize)>;
+
+/// Appends `y[t, j] = x[t, indices[j]] f[indices[j]]` for every row t: x is `rows x k`, y is `rows x r`, and the indices are `r` words
+/// from the given one on; without factors f is 1. An index beyond the last column counts as the last.
 ///
 /// # Errors
 /// [`Error::Shape`] where the operands do not fit each other; [`Error::Limit`] where a row exceeds a binding.
-pub fn select_columns(b: &mut Builder, label: &str, x: &Tensor, indices: (SlotId, usize), y: &Tensor) -> Result<()> {
+pub fn select_columns(b: &mut Builder, label: &str, x: &Tensor, indices: (SlotId, usize), f: Factors, y: &Tensor) -> Result<()> {
     if x.rows != y.rows || (x.cols == 0 && y.cols > 0) {
         return Err(Error::shape("select", format!("{label}: columns of ({}, {}) into ({}, {})", x.rows, x.cols, y.rows, y.cols)));
     }
     for rows in b.row_chunks(y.rows, x.stride.max(y.stride))? {
-        push(b, label, &x.slice_rows(rows.clone()), indices, &y.slice_rows(rows), true)?;
+        push(b, label, &x.slice_rows(rows.clone()), indices, f, &y.slice_rows(rows), true)?;
     }
     Ok(())
 }
 
-/// Appends `y[j] = x[indices[j]]` for every row j of y: x is `k x n`, y is `r x n`, and the indices are `r` words from the given one
-/// on. An index beyond the last row counts as the last.
+/// Appends `y[j] = x[indices[j]] f[indices[j]]` for every row j of y: x is `k x n`, y is `r x n`, and the indices are `r` words from
+/// the given one on; without factors f is 1. An index beyond the last row counts as the last.
 ///
 /// # Errors
 /// [`Error::Shape`] where the operands do not fit each other; [`Error::Limit`] where x exceeds a binding.
-pub fn select_rows(b: &mut Builder, label: &str, x: &Tensor, indices: (SlotId, usize), y: &Tensor) -> Result<()> {
+pub fn select_rows(b: &mut Builder, label: &str, x: &Tensor, indices: (SlotId, usize), f: Factors, y: &Tensor) -> Result<()> {
     if x.cols != y.cols || (x.rows == 0 && y.rows > 0) {
         return Err(Error::shape("select", format!("{label}: rows of ({}, {}) into ({}, {})", x.rows, x.cols, y.rows, y.cols)));
     }
     for rows in b.row_chunks(y.rows, y.stride)? {
-        push(b, label, x, (indices.0, indices.1 + rows.start), &y.slice_rows(rows), false)?;
+        push(b, label, x, (indices.0, indices.1 + rows.start), f, &y.slice_rows(rows), false)?;
     }
     Ok(())
 }
 
-fn push(b: &mut Builder, label: &str, x: &Tensor, indices: (SlotId, usize), y: &Tensor, columns: bool) -> Result<()> {
+fn push(b: &mut Builder, label: &str, x: &Tensor, indices: (SlotId, usize), f: Factors, y: &Tensor, columns: bool) -> Result<()> {
     if y.rows == 0 || y.cols == 0 {
         return Ok(());
     }
@@ -63,15 +67,21 @@ fn push(b: &mut Builder, label: &str, x: &Tensor, indices: (SlotId, usize), y: &
     let last = if columns { x.cols } else { x.rows } - 1;
     let mut params = vec![y.rows as u32, cols, last as u32, iw.offset];
     params.extend(places);
+    let mut bindings = vec![xw, iw, yw];
+    if let Some((slot, at)) = f {
+        let w = b.window(slot, at..at + last + 1)?;
+        params.extend([w.offset, 0, 0, 0]);
+        bindings.push(w);
+    }
     let rows = if columns { y.rows.div_ceil(8) } else { y.rows };
     b.push(OpSpec {
         label: label.into(),
-        variant: variant(columns, vec4),
+        variant: variant(columns, vec4, f.is_some()),
         params,
-        bindings: vec![xw, iw, yw],
+        bindings,
         grid: [cols.div_ceil(64), rows as u32, 1],
         bytes: 8 * (y.rows * y.cols) as u64,
-        flops: 0,
-        twin: reference::select::twin(columns, y.rows, y.cols, unit as usize),
+        flops: if f.is_some() { (y.rows * y.cols) as u64 } else { 0 },
+        twin: reference::select::twin(columns, f.is_some(), y.rows, y.cols, unit as usize),
     })
 }

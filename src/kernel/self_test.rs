@@ -5,6 +5,7 @@
 
 use super::attention::{Keys, attention};
 use super::cross_entropy::{CrossEntropy, cross_entropy};
+use super::dots::row_dots;
 use super::linear::{Fused, Residual, fuses_gate, linear};
 use super::matmul::{Operand, Product, matmul};
 use super::nll::nll;
@@ -156,17 +157,21 @@ fn probes(facts: &Facts) -> Result<Vec<Probe>> {
     for (cols, rms) in [(65, true), (577, false)] {
         let mut p = Probe::new(facts);
         let (x, y) = (p.tensor("x", 3, cols), p.tensor("y", 3, cols));
-        let gain = p.slot("gain", cols);
-        let bias = (!rms).then(|| p.slot("bias", cols));
+        let gain = (p.slot("gain", cols), 0);
+        let bias = (!rms).then(|| (p.slot("bias", cols), 0));
         let saved = p.tensor("saved", 3, 2);
         norm_saving(&mut p.b, "norm", &x, &y, &Norm { gain, bias, rms, eps: 1e-5 }, &saved)?;
         all.push(p);
         let mut p = Probe::new(facts);
         let (x, dy, saved, dx) = (p.tensor("x", 3, cols), p.tensor("dy", 3, cols), p.tensor("saved", 3, 2), p.tensor("dx", 3, cols));
-        let n = Norm { gain: p.slot("gain", cols), bias: None, rms, eps: 1e-5 };
+        let n = Norm { gain: (p.slot("gain", cols), 0), bias: None, rms, eps: 1e-5 };
         norm_backward(&mut p.b, "norm", &NormGradient { x: &x, dy: &dy, saved: &saved, n: &n, dx: &dx, accumulate: true })?;
         all.push(p);
     }
+    let mut p = Probe::new(facts);
+    let (x, z, y) = (p.tensor("x", 3, 97), p.tensor("z", 3, 97), p.tensor("y", 1, 3));
+    row_dots(&mut p.b, "dots", &x, &z, &y, true)?;
+    all.push(p);
     for (head_dim, rows, capacity) in [(20, 3, 96), (64, 3, 96), (64, 9, 96), (32, 1, 2048)] {
         all.push(attention_probe(facts, head_dim, rows, capacity)?);
     }

@@ -1,12 +1,6 @@
 //! Which permutations there are: for the portability test, the self-test, browsers' compilers and pipeline caches.
 
-use super::{Variant, attention, embedding, gate, linear, matmul, nll, norm, roof, rope, rows, sample};
-use super::{batch, cross_entropy, dropout, fill, progress, scatter};
-use super::{
-    Variant, activate, add, attention, columns, embedding, gate, linear, matmul, nll, norm, norm_backward, roof, rope, rows, sample, turn,
-};
-use super::{Variant, attention, embedding, gate, jacobi, linear, matmul, nll, norm, polar, roof, rope, rows, sample, svd};
-use super::{Variant, adam, attention, draw, embedding, gate, grad_norm, linear, matmul, nll, norm, roof, rope, rows, sample, select};
+use super::{Variant, activate, adam, add, attention, attention_backward, batch, columns, cross_entropy, dots, draw, dropout, embedding, fill, gate, grad_norm, jacobi, linear, matmul, nll, norm, norm_backward, polar, progress, roof, rope, rows, sample, scatter, select, svd, turn};
 use crate::gpu::Facts;
 use crate::quant::{QuantFormat, Scales};
 use crate::tensor::Format;
@@ -19,42 +13,38 @@ use std::collections::HashSet;
 /// number (`D`: head dimensions, `GROUP`: weights a scale, `ZERO`: zero points) stand for the rest with a few of their values.
 /// Plain variants that would replace a refused one are listed too.
 pub fn variants(facts: &Facts) -> Vec<Variant> {
-    let families: [fn(&Facts) -> Vec<Variant>; 17] = [
     let families: &[fn(&Facts) -> Vec<Variant>] = &[
         activate::variants,
-        add::variants,
-    let families: [fn(&Facts) -> Vec<Variant>; 14] = [
-        attention::variants,
-        columns::variants,
-        embedding::variants,
-        gate::variants,
-        jacobi::variants,
-    let families: [fn(&Facts) -> Vec<Variant>; 15] = [
         adam::variants,
+        add::variants,
         attention::variants,
+        attention_backward::variants,
+        batch::variants,
+        columns::variants,
+        cross_entropy::variants,
+        dots::variants,
         draw::variants,
+        dropout::variants,
         embedding::variants,
+        fill::variants,
         gate::variants,
         grad_norm::variants,
+        jacobi::variants,
         linear::variants,
         matmul::variants,
         nll::variants,
         norm::variants,
         norm_backward::variants,
         polar::variants,
+        progress::variants,
         roof::variants,
         rope::variants,
         rows::variants,
         sample::variants,
-        batch::variants,
-        cross_entropy::variants,
-        dropout::variants,
-        fill::variants,
-        progress::variants,
         scatter::variants,
-        turn::variants,
-        svd::variants,
         select::variants,
+        svd::variants,
+        turn::variants,
     ];
     let plain = facts.plain();
     pairwise(families.iter().flat_map(|family| [family(facts), family(&plain)]).flatten())

@@ -341,7 +341,7 @@ type FusedNorm = Option<(SlotId, f32)>;
 fn normed(g: &mut Graph, label: &str, n: &DeviceNorm, x: &Tensor) -> Result<(Tensor, FusedNorm)> {
     let n = g.norm(n);
     if n.rms && n.bias.is_none() && fuses_norm(g.b.facts(), x.rows) {
-        return Ok((*x, Some((n.gain, n.eps))));
+        return Ok((*x, Some((n.gain.0, n.eps))));
     }
     let h = g.b.transient("normed", x.rows, x.cols);
     norm(&mut g.b, label, x, &h, &n, Rows::All)?;

@@ -184,8 +184,8 @@ impl Graph {
     }
 
     pub(crate) fn norm(&mut self, n: &DeviceNorm) -> Norm {
-        let gain = self.slot("gain", &n.gain);
-        let bias = n.bias.as_ref().map(|b| self.slot("bias", b));
+        let gain = (self.slot("gain", &n.gain), 0);
+        let bias = n.bias.as_ref().map(|b| (self.slot("bias", b), 0));
         Norm { gain, bias, rms: n.rms, eps: n.eps }
     }
 }

@@ -123,6 +123,11 @@ impl Plan {
         }
     }
 
+    /// Bytes of the uniform buffer with the parameters of its dispatches, once it is bound.
+    pub fn parameter_bytes(&self) -> u64 {
+        run::parameter_words(self) as u64 * 4
+    }
+
     /// One line a kernel call: label, kernel and variant, workgroups, bytes moved, floating-point operations.
     pub fn describe(&self) -> String {
         let mut out = format!("plan {}: {} dispatches\n", self.label, self.dispatches());

@@ -351,6 +351,11 @@ fn param_stride(op: &Op) -> usize {
     (4 * op.params.len()).next_multiple_of(UNIFORM_ALIGN)
 }
 
+/// Words of the parameters of every dispatch.
+pub(super) fn parameter_words(plan: &Plan) -> usize {
+    plan.ops.iter().map(|op| op.cuts.len() * param_stride(op) / 4).sum::<usize>().max(64)
+}
+
 /// One uniform buffer with the parameters of every dispatch.
 fn upload_params(plan: &Plan, context: &Context) -> Result<Arc<Buffer>> {
     let mut words = Vec::new();
@@ -362,7 +367,7 @@ fn upload_params(plan: &Plan, context: &Context) -> Result<Arc<Buffer>> {
             words.resize(at + param_stride(op) / 4, 0);
         }
     }
-    words.resize(words.len().max(64), 0u32);
+    words.resize(parameter_words(plan), 0u32);
     let usage = wgpu::BufferUsages::UNIFORM | wgpu::BufferUsages::COPY_DST;
     let buffer = context.buffer("parameters", 4 * words.len() as u64, usage)?;
     context.queue().write_buffer(buffer.raw(), 0, bytemuck::cast_slice(&words));

@@ -1,35 +1,36 @@
 //! CPU twins: for each kernel a plain function in f64 that shares nothing with the shader, under the same file name.
 
 pub mod activate;
+pub mod adam;
 pub mod add;
 pub mod attention;
+pub mod attention_backward;
 pub mod batch;
-pub mod cross_entropy;
-pub mod dropout;
 pub mod columns;
-pub mod adam;
-pub mod attention;
+pub mod cross_entropy;
+pub mod dots;
 pub mod draw;
+pub mod dropout;
 pub mod embedding;
 pub mod fill;
 pub mod gate;
-pub mod jacobi;
 pub mod grad_norm;
+pub mod jacobi;
 pub mod linear;
 pub mod matmul;
 pub mod nll;
 pub mod norm;
-pub mod progress;
 pub mod norm_backward;
 pub mod polar;
+pub mod progress;
 pub mod roof;
 pub mod rope;
 pub mod rows;
 pub mod sample;
 pub mod scatter;
-pub mod turn;
-pub mod svd;
 pub mod select;
+pub mod svd;
+pub mod turn;
 
 use crate::quant::Packed;
 use crate::tensor::Format;

@@ -1,5 +1,31 @@
-//! Training: data, model shapes and random numbers of the host.
+//! Training: decoders and classifiers by Sparse Spectral Training and by the methods that it is compared with, in one harness.
 
+pub mod checkpoint;
 pub mod data;
+mod decoder;
+mod export;
+mod feed;
+mod initial;
+pub mod job;
+mod layout;
+pub mod memory;
+mod method;
+mod mlp;
+mod network;
+mod options;
 pub mod presets;
 pub mod random;
+mod restart;
+mod run;
+mod schedule;
+mod spectrum;
+
+pub use export::Export;
+pub use feed::Data;
+pub use initial::Initial;
+pub use layout::{Buffers, Group, Id, Layout, Page, Slots, Stored};
+pub use method::{Linear, Method, Scope, Sst, Stand};
+pub use network::Spec;
+pub use options::Options;
+pub use run::{StepReport, Trainer};
+pub use schedule::{Events, Schedule, table};

@@ -1,7 +1,7 @@
 use super::{Bench, all_facts};
 use etalon::Facts;
 use etalon::kernel::adam::{Segment, Update, chunks};
-use etalon::kernel::grad_norm::grad_norm;
+use etalon::kernel::grad_norm::{Page, grad_norm};
 use etalon::kernel::progress::Progress;
 use etalon::tensor::Tensor;
 
@@ -32,10 +32,17 @@ fn segments() -> Vec<Segment> {
 /// The progress after the norm of these gradients.
 fn run(facts: &Facts, gradients: &[f32], segments: &[Segment], clip: Option<f32>, before: Progress) -> Progress {
     let mut t = Bench::new(facts, 1);
-    let g = t.floats("gradients", gradients);
-    let table = t.words("table", &chunks(segments));
+    // Two pages, as a large model has.
+    let (a, b) = segments.split_at(segments.len() / 2);
+    let tables = [a, b].map(|part| t.words("table", &chunks(part)));
+    let pages: Vec<_> = [a, b]
+        .into_iter()
+        .zip(tables)
+        .map(|(segments, table)| Page { gradients: t.floats("gradients", gradients), segments, table })
+        .filter(|p| !p.segments.is_empty())
+        .collect();
     let progress = t.words("progress", &before.words());
-    grad_norm(&mut t.builder, "norm", g, segments, table, progress, clip).unwrap();
+    grad_norm(&mut t.builder, "norm", &pages, progress, clip).unwrap();
     let words = t.verify(&Tensor { slot: progress, offset: 0, rows: 1, cols: 16, stride: 16 });
     Progress::from_words(bytemuck::cast_slice(&words))
 }
@@ -103,5 +110,6 @@ fn segments_without_gradients_are_refused() {
     let mut t = Bench::new(&all_facts()[0].1, 1);
     let slots = ["gradients", "table", "progress"].map(|l| t.words(l, &[0; 64]));
     let empty = [segment(0, 0, Update::Dense)];
-    assert!(grad_norm(&mut t.builder, "norm", slots[0], &empty, slots[1], slots[2], None).is_err());
+    let page = Page { gradients: slots[0], segments: &empty, table: slots[1] };
+    assert!(grad_norm(&mut t.builder, "norm", &[page], slots[2], None).is_err());
 }

@@ -1,20 +1,21 @@
 //! Every kernel against its CPU twin on fresh random inputs, poisoned outputs and awkward shapes.
 
 mod activate;
+mod adam;
 mod add;
 mod attention;
+mod attention_backward;
 mod batch;
-mod cross_entropy;
-mod dropout;
 mod columns;
-mod adam;
-mod attention;
+mod cross_entropy;
+mod dots;
 mod draw;
+mod dropout;
 mod embedding;
 mod fill;
 mod gate;
-mod jacobi;
 mod grad_norm;
+mod jacobi;
 mod linear;
 mod matmul;
 mod norm;
@@ -23,8 +24,8 @@ mod roof;
 mod rope;
 mod sample;
 mod scatter;
-mod turn;
 mod select;
+mod turn;
 
 use etalon::gpu::Buffer;
 use etalon::plan::{Builder, SlotId};

@@ -12,7 +12,7 @@ fn both_norms_match_the_twin() {
                 let x = if cols % 4 == 0 { t.random_dense("x", rows, cols) } else { t.random("x", rows, cols) };
                 let y = t.poisoned("y", rows, cols);
                 let (gain, bias) = (t.random_values(cols), t.random_values(cols));
-                let (gain, bias) = (t.floats("gain", &gain), t.floats("bias", &bias));
+                let (gain, bias) = ((t.floats("gain", &gain), 0), (t.floats("bias", &bias), 0));
                 let n = Norm { gain, bias: (!rms).then_some(bias), rms, eps: 1e-5 };
                 norm(&mut t.builder, "norm", &x, &y, &n, Rows::All).unwrap();
                 t.verify(&y);
@@ -27,7 +27,7 @@ fn the_last_valid_row_of_each_sequence_is_taken() {
         let mut t = Bench::new(&facts, 9);
         let x = t.random("x", 3 * 5, 64);
         let y = t.poisoned("y", 3, 64);
-        let gain = t.floats("gain", &[1.0; 64]);
+        let gain = (t.floats("gain", &[1.0; 64]), 0);
         let states: Vec<u32> = [5, 1, 3].iter().flat_map(|c| State { count: *c, ..State::default() }.words()).collect();
         let state = t.words("state", &states);
         let n = Norm { gain, bias: None, rms: true, eps: 1e-5 };
@@ -47,7 +47,7 @@ fn gradients_and_what_is_saved_for_them_match_the_twins() {
                 let (x, dy) = (random("x"), random("dy"));
                 let (y, dx, saved) = (t.poisoned("y", rows, cols), t.random_dense("dx", rows, cols), t.random("saved", rows, 2));
                 let (gain, bias) = (t.random_values(cols), t.random_values(cols));
-                let (gain, bias) = (t.floats("gain", &gain), t.floats("bias", &bias));
+                let (gain, bias) = ((t.floats("gain", &gain), 0), (t.floats("bias", &bias), 0));
                 // The gradient of a row without a direction is that of eps alone: what is left where nearly all cancels.
                 let eps = if cols < 8 { 0.1 } else { 1e-5 };
                 let n = Norm { gain, bias: (!rms).then_some(bias), rms, eps };
@@ -65,7 +65,7 @@ fn gradients_and_what_is_saved_for_them_match_the_twins() {
 #[test]
 fn operands_that_do_not_fit_are_errors() {
     let mut t = Bench::new(&all_facts()[0].1, 0);
-    let (x, y, saved, gain) = (t.random("x", 3, 8), t.poisoned("y", 3, 8), t.random("saved", 3, 2), t.floats("gain", &[1.0; 8]));
+    let (x, y, saved, gain) = (t.random("x", 3, 8), t.poisoned("y", 3, 8), t.random("saved", 3, 2), (t.floats("gain", &[1.0; 8]), 0));
     let n = Norm { gain, bias: None, rms: true, eps: 1e-5 };
     assert!(norm_saving(&mut t.builder, "norm", &x, &y, &n, &saved.slice_rows(0..2)).is_err());
     assert!(norm_saving(&mut t.builder, "norm", &x, &y, &n, &x).is_err());

@@ -15,7 +15,9 @@ fn columns_match_the_twin() {
             let mut chosen = indices(&mut t, 70 + r, k);
             chosen[70] = 77_777; // counts as the last
             let slot = t.words("indices", &chosen);
-            select_columns(&mut t.builder, "columns", &x, (slot, 70), &y).unwrap();
+            // Every other one with factors.
+            let factors = (r % 2 == 1).then(|| (t.random("factors", 1, k + 5).slot, 5));
+            select_columns(&mut t.builder, "columns", &x, (slot, 70), factors, &y).unwrap();
             assert_eq!(t.verify(&y).len(), rows * r);
         }
     }
@@ -32,7 +34,8 @@ fn rows_match_the_twin() {
                 let mut chosen = indices(&mut t, 3 + r, k);
                 chosen[2 + r] = 77_777;
                 let slot = t.words("indices", &chosen);
-                select_rows(&mut t.builder, "rows", &x, (slot, 3), &y).unwrap();
+                let factors = (r % 2 == 1).then(|| (t.random("factors", 1, k + 5).slot, 5));
+                select_rows(&mut t.builder, "rows", &x, (slot, 3), factors, &y).unwrap();
                 assert_eq!(t.verify(&y).len(), n * r);
             }
         }
@@ -44,11 +47,11 @@ fn what_does_not_fit_is_refused() {
     let mut t = Bench::new(&all_facts()[2].1, 1);
     let (x, y, wide) = (t.random("x", 4, 8), t.poisoned("y", 4, 3), t.poisoned("wide", 3, 8));
     let slot = t.words("indices", &[0; 64]);
-    assert!(select_columns(&mut t.builder, "columns", &x, (slot, 0), &wide).is_err());
-    assert!(select_rows(&mut t.builder, "rows", &x, (slot, 0), &y).is_err());
-    assert!(select_columns(&mut t.builder, "columns", &x.slice_cols(0..0), (slot, 0), &y).is_err());
-    assert!(select_rows(&mut t.builder, "rows", &x.slice_rows(0..0), (slot, 0), &wide).is_err());
-    assert!(select_rows(&mut t.builder, "rows", &x, (slot, 62), &wide).unwrap_err().to_string().contains("indices"));
+    assert!(select_columns(&mut t.builder, "columns", &x, (slot, 0), None, &wide).is_err());
+    assert!(select_rows(&mut t.builder, "rows", &x, (slot, 0), None, &y).is_err());
+    assert!(select_columns(&mut t.builder, "columns", &x.slice_cols(0..0), (slot, 0), None, &y).is_err());
+    assert!(select_rows(&mut t.builder, "rows", &x.slice_rows(0..0), (slot, 0), None, &wide).is_err());
+    assert!(select_rows(&mut t.builder, "rows", &x, (slot, 62), None, &wide).unwrap_err().to_string().contains("indices"));
     let (large, part) = (t.random_dense("large", 300, 1024), t.poisoned("part", 2, 1024));
-    assert!(select_rows(&mut t.builder, "rows", &large, (slot, 0), &part).unwrap_err().to_string().contains("binding_size"));
+    assert!(select_rows(&mut t.builder, "rows", &large, (slot, 0), None, &part).unwrap_err().to_string().contains("binding_size"));
 }

@@ -9,10 +9,10 @@ use etalon::Error;
 use etalon::format::{Bytes, Checkpoint, Encoding, HostMatrix, NewTensor, Safetensors, write_atomically, write_safetensors};
 
 /// A folder of its own that is removed at the end.
-struct Folder(PathBuf);
+pub struct Folder(pub PathBuf);
 
 impl Folder {
-    fn new(name: &str) -> Self {
+    pub fn new(name: &str) -> Self {
         let path = std::env::temp_dir().join(format!("etalon-train-{name}-{}", std::process::id()));
         std::fs::create_dir_all(&path).unwrap();
         Self(path)

@@ -1,5 +1,8 @@
-//! What training needs around the device: files, data and shapes.
+//! Training: files, data and shapes; gradients and losses against recorded ones; resumption.
 
 mod data;
+mod digits;
 mod files;
 mod presets;
+mod resume;
+mod tiny;

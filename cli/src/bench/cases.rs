@@ -112,8 +112,8 @@ fn normalise(rows: usize, cols: usize, rms: bool) -> Build {
         let r = bed.rotation(4 * (rows * cols) as u64, 4 * (rows * cols) as u64);
         let inputs = (0..r.operands).map(|_| bed.input(rows, cols)).collect::<Result<Vec<_>>>()?;
         let outputs = bed.outputs(r.outputs, rows, cols)?;
-        let gain = bed.input(1, cols)?.slot;
-        let bias = if rms { None } else { Some(bed.input(1, cols)?.slot) };
+        let gain = (bed.input(1, cols)?.slot, 0);
+        let bias = if rms { None } else { Some((bed.input(1, cols)?.slot, 0)) };
         let n = Norm { gain, bias, rms, eps: 1e-5 };
         for i in 0..r.repeats {
             norm(bed.builder(), "norm", &inputs[i % r.operands], &outputs[i % r.outputs], &n, Rows::All)?;

@@ -1,0 +1,195 @@
+//! `train`: a decoder from plain text, by any of the methods; `--resume` goes on where a run was left.
+
+pub(crate) mod compare;
+pub(crate) mod options;
+
+use crate::common::{self, Global, bar, open_device, print, print_json, read_text};
+use anyhow::{Context as _, Result, bail};
+use etalon::Context;
+use etalon::format::Tokenizer;
+use etalon::train::data::{Corpus, train_bpe};
+use etalon::train::job::{Control, Event, Job, Outcome, Settings};
+use etalon::train::{Initial, presets::preset};
+use indicatif::ProgressBar;
+use options::{MethodArgs, MethodName, RunArgs};
+use serde_json::json;
+use std::path::{Path, PathBuf};
+use std::time::Instant;
+
+#[derive(clap::Args)]
+pub(crate) struct Args {
+    /// Go on with the run in this folder, from its newest checkpoint
+    #[arg(long, value_name = "DIR", conflicts_with_all = ["text", "out"])]
+    resume: Option<PathBuf>,
+    #[command(flatten)]
+    source: SourceArgs,
+    /// How the linear layers are trained
+    #[arg(long, value_enum, default_value = "sst")]
+    method: MethodName,
+    #[command(flatten)]
+    of_method: MethodArgs,
+    #[command(flatten)]
+    run: RunArgs,
+    #[command(flatten)]
+    watch: WatchArgs,
+    /// Folder of the run: log, checkpoints, and at the end the model
+    #[arg(long, value_name = "DIR", required_unless_present = "resume")]
+    out: Option<PathBuf>,
+}
+
+/// What is trained, on which text.
+#[derive(clap::Args, Clone)]
+pub(crate) struct SourceArgs {
+    /// nano, small, opt-125m, opt-350m, opt-1.3b, llama-130m, llama-1.3b
+    #[arg(long, default_value = "nano")]
+    pub(crate) preset: String,
+    /// A Hugging Face config.json instead of a preset
+    #[arg(long, value_name = "FILE", conflicts_with = "preset")]
+    pub(crate) config: Option<PathBuf>,
+    /// Plain text to train on
+    #[arg(long, value_name = "FILE", required_unless_present = "resume")]
+    pub(crate) text: Option<PathBuf>,
+    /// Text to evaluate on [default: the last 5 % of the tokens]
+    #[arg(long, value_name = "FILE")]
+    pub(crate) valid: Option<PathBuf>,
+    /// A tokenizer.json [default: a byte-level BPE is trained on the text]
+    #[arg(long, value_name = "FILE")]
+    pub(crate) tokenizer: Option<PathBuf>,
+    /// Tokens of a vocabulary that is trained
+    #[arg(long, default_value_t = 2048)]
+    pub(crate) vocabulary: usize,
+}
+
+/// When to look and to save.
+#[derive(clap::Args, Clone)]
+pub(crate) struct WatchArgs {
+    /// Steps between evaluations; 0: only at the end
+    #[arg(long, default_value_t = 200)]
+    evaluate_every: usize,
+    /// Batches of the validation text that count
+    #[arg(long, default_value_t = 20)]
+    evaluate_batches: usize,
+    /// Steps between checkpoints; 0: none but at Ctrl-C
+    #[arg(long, default_value_t = 200)]
+    checkpoint_every: usize,
+    /// Checkpoints that are kept
+    #[arg(long, default_value_t = 2)]
+    keep: usize,
+}
+
+impl WatchArgs {
+    pub(crate) fn settings(&self, options: etalon::train::Options) -> Settings {
+        Settings {
+            options,
+            evaluate_every: self.evaluate_every,
+            evaluate_batches: self.evaluate_batches,
+            checkpoint_every: self.checkpoint_every,
+            keep: self.keep,
+        }
+    }
+}
+
+/// A configuration, a tokenizer's file and a text as tokens.
+pub(crate) struct Prepared {
+    pub(crate) config: String,
+    pub(crate) tokenizer: String,
+    pub(crate) corpus: Corpus,
+}
+
+impl SourceArgs {
+    pub(crate) fn prepare(&self, context: usize) -> Result<Prepared> {
+        let path = self.text.as_ref().context("give --text FILE")?;
+        let text = read_text(path)?;
+        let valid = self.valid.as_ref().map(|p| read_text(p)).transpose()?;
+        let tokenizer = match &self.tokenizer {
+            Some(p) => read_text(p)?,
+            None => train_bpe(&[&text], self.vocabulary).with_context(|| format!("a vocabulary from {}", path.display()))?,
+        };
+        let parsed = Tokenizer::from_json("tokenizer.json", tokenizer.as_bytes())?;
+        let config = match &self.config {
+            Some(p) => read_text(p)?,
+            None => preset(&self.preset, parsed.vocabulary(), context)?,
+        };
+        let corpus = Corpus::new(&parsed, &text, valid.as_deref(), context)?;
+        Ok(Prepared { config, tokenizer, corpus })
+    }
+}
+
+pub(crate) fn run(g: &Global, args: &Args) -> Result<()> {
+    let context = open_device(g)?;
+    let mut job = match (&args.resume, &args.out) {
+        (Some(folder), _) => context.block_on(Job::resume(&context, folder))?,
+        (None, Some(out)) => {
+            let options = args.run.options(args.of_method.method(args.method))?;
+            let p = args.source.prepare(args.run.context())?;
+            let settings = args.watch.settings(options);
+            let create = Job::create(&context, out, &settings, &p.config, Some(&p.tokenizer), &p.corpus, &Initial::Random);
+            context.block_on(create)?
+        }
+        (None, None) => bail!("give --out DIR, or --resume DIR"),
+    };
+    let folder = args.resume.as_ref().or(args.out.as_ref()).context("no folder")?.clone();
+    let outcome = watch(&context, &mut job)?;
+    if let Err(e) = context.save_pipelines() {
+        log::info!("compiled pipelines are not kept: {e}");
+    }
+    match outcome {
+        Some(o) if g.json => print_json(&serde_json::to_value(&o)?),
+        Some(o) => print(&summary(&o, &folder)),
+        None => {
+            let done = job.trainer().step();
+            if g.json {
+                print_json(&json!({ "interrupted_at": done }))?;
+            }
+            eprintln!("stopped after {done} steps: `etalon train --resume {}` goes on", folder.display());
+            std::process::exit(i32::from(common::INTERRUPTED));
+        }
+    }
+}
+
+/// Runs a job under a progress bar, until it is done or Ctrl-C.
+pub(crate) fn watch(context: &Context, job: &mut Job) -> Result<Option<Outcome>> {
+    common::stop_gracefully();
+    let options = job.settings().options.clone();
+    let first = job.trainer().step();
+    let bar: ProgressBar = bar(options.steps as u64, "training", "steps");
+    bar.set_position(first as u64);
+    let began = Instant::now();
+    let mut valid = String::new();
+    let mut see = |e: Event| {
+        match e {
+            Event::Steps { done, loss } => {
+                let speed = (done - first) as f64 * options.tokens() as f64 / began.elapsed().as_secs_f64();
+                bar.set_position(done as u64);
+                bar.set_message(format!("loss {loss:.4}{valid} {speed:.0} tokens/s"));
+            }
+            Event::Evaluated { loss, .. } => valid = format!(" valid {loss:.4}"),
+            Event::Saved { .. } => {}
+        }
+        if common::interrupted() { Control::Stop } else { Control::Continue }
+    };
+    let outcome = context.block_on(job.run(&mut see))?;
+    bar.finish_and_clear();
+    Ok(outcome)
+}
+
+fn summary(o: &Outcome, folder: &Path) -> String {
+    let tokens = o.steps * o.settings.options.tokens();
+    format!(
+        "method       {} (rank {}), {} steps, {} tokens\ntrain loss   {:.4} nats (last tenth)\nvalid loss   {:.4} nats, perplexity {:.3}\n\
+         trained      {} elements of {}\nre-SVDs      {}\ntime         {:.1} s in this sitting, {}\nwritten to   {}\n",
+        o.method,
+        o.settings.options.method.rank(),
+        o.steps,
+        tokens,
+        o.train_loss,
+        o.valid_loss,
+        o.perplexity,
+        o.trained,
+        common::bytes(o.stored_bytes),
+        o.re_svds,
+        o.seconds,
+        o.adapter,
+        folder.display(),
+    )
+}

@@ -1,0 +1,104 @@
+//! Training data on the device: which windows make up which batch is decided ahead, so that steps need nothing from the host.
+
+use crate::gpu::{Buffer, Context};
+use crate::kernel::batch::{Batch, batch};
+use crate::kernel::progress::{Progress, WORDS};
+use crate::plan::{Builder, SlotId};
+use crate::tensor::Tensor;
+use crate::{Error, Result};
+use std::sync::Arc;
+
+/// Data of a run: batch j of sequences takes windows `starts[j sequences ..]` of the tokens.
+#[derive(Debug, Clone, Default)]
+pub struct Data {
+    /// Tokens one after another; for a classifier, pairs of an example's number and its class.
+    pub tokens: Vec<u32>,
+    /// First token of each window.
+    pub starts: Vec<u32>,
+    /// Rows, columns and values of a classifier's examples.
+    pub examples: Option<(usize, usize, Vec<f32>)>,
+}
+
+/// How much data there is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Extent {
+    pub(super) tokens: usize,
+    pub(super) starts: usize,
+    /// Rows and columns of the examples.
+    pub(super) examples: Option<(usize, usize)>,
+}
+
+/// Its buffers, and the progress of whoever reads them.
+#[derive(Debug)]
+pub(super) struct Feed {
+    tokens: Arc<Buffer>,
+    starts: Arc<Buffer>,
+    pub(super) progress: Arc<Buffer>,
+    examples: Option<Arc<Buffer>>,
+    pub(super) extent: Extent,
+}
+
+/// Slots of a feed in a plan.
+#[derive(Debug)]
+pub(super) struct FeedSlots {
+    corpus: SlotId,
+    starts: SlotId,
+    pub(super) progress: SlotId,
+    pub(super) examples: Option<Tensor>,
+    /// Inputs of a batch, a word a row.
+    pub(super) tokens: SlotId,
+    pub(super) targets: SlotId,
+}
+
+impl FeedSlots {
+    /// Declares the slots and appends what takes the next batch.
+    pub(super) fn append(b: &mut Builder, e: &Extent, (sequences, rows, batches): (usize, usize, usize)) -> Result<Self> {
+        let corpus = b.external("corpus", e.tokens);
+        let starts = b.external("windows", e.starts);
+        let progress = b.external("progress", WORDS);
+        let examples = e.examples.map(|(r, c)| b.external_tensor("examples", r, c));
+        let [tokens, targets] = ["tokens", "targets"].map(|l| b.transient(l, 1, sequences * rows).slot);
+        let what =
+            Batch { corpus, corpus_len: e.tokens, starts, starts_len: e.starts, progress, sequences, rows, micros: batches };
+        batch(b, "batch", &what, tokens, targets)?;
+        Ok(Self { corpus, starts, progress, examples, tokens, targets })
+    }
+
+    /// The buffers that go with them.
+    pub(super) fn bindings(&self, f: &Feed) -> Vec<(SlotId, Arc<Buffer>)> {
+        let mut bound = vec![(self.corpus, f.tokens.clone()), (self.starts, f.starts.clone()), (self.progress, f.progress.clone())];
+        bound.extend(self.examples.as_ref().zip(f.examples.as_ref()).map(|(t, b)| (t.slot, b.clone())));
+        bound
+    }
+}
+
+impl Data {
+    pub(super) fn extent(&self) -> Extent {
+        let examples = self.examples.as_ref().map(|(r, c, _)| (*r, *c));
+        Extent { tokens: self.tokens.len(), starts: self.starts.len(), examples }
+    }
+}
+
+impl Feed {
+    pub(super) fn new(context: &Context, data: &Data, rows: usize, seed: u64) -> Result<Self> {
+        let last = data.tokens.len().checked_sub(rows + 1);
+        let Some(last) = last.filter(|_| !data.starts.is_empty()) else {
+            let n = data.tokens.len();
+            return Err(Error::Request(format!("{n} tokens are too few for one window of {rows} and the token after it: give more text")));
+        };
+        if let Some(s) = data.starts.iter().find(|s| **s as usize > last) {
+            return Err(Error::Request(format!("a window at token {s} of {} reaches past the end", data.tokens.len())));
+        }
+        let examples = match &data.examples {
+            Some((_, _, values)) => Some(context.upload("data", bytemuck::cast_slice(values))?),
+            None => None,
+        };
+        Ok(Self {
+            tokens: context.upload("data", &data.tokens)?,
+            starts: context.upload("data", &data.starts)?,
+            progress: context.upload("progress", &Progress { seed, ..Progress::default() }.words())?,
+            examples,
+            extent: data.extent(),
+        })
+    }
+}

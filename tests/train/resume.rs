@@ -1,0 +1,79 @@
+//! A resumed run equals one that was never interrupted, bit for bit.
+
+use super::files::Folder;
+use super::tiny::trainer;
+use crate::kernels::context;
+use etalon::kernel::draw::Law;
+use etalon::train::{Export, Method, Options, Schedule, Sst, checkpoint};
+
+fn options(method: Method) -> Options {
+    Options {
+        method,
+        steps: 14,
+        rate: 2e-3,
+        schedule: Schedule::Cosine { floor: 0.1 },
+        warmup: 3,
+        sequences: 2,
+        context: 23,
+        dropout: 0.1,
+        smoothing: 0.1,
+        weight_decay: 0.01,
+        ..Options::default()
+    }
+}
+
+fn methods() -> Vec<Method> {
+    // Re-SVDs before steps 6 and 12.
+    let sst = Sst { rank: 4, steps: 3, iterations: 2, warmup: 2, ..Sst::default() };
+    vec![
+        Method::Full,
+        Method::Lora { rank: 4, scale: 2.0 },
+        Method::Relora { rank: 4, scale: 1.0, every: 4, warmup: 2 },
+        Method::Galore { rank: 4, every: 5, scale: 0.25 },
+        Method::Sst(sst),
+        Method::Sst(Sst { without_repetition: true, law: Law::Mixture, ..sst }),
+    ]
+}
+
+#[test]
+fn every_method_resumes_to_the_same_bits() {
+    let c = context();
+    for (i, method) in methods().into_iter().enumerate() {
+        let folder = Folder::new("resume");
+        let (whole, resumed) = (folder.0.join("whole.safetensors"), folder.0.join("resumed.safetensors"));
+        let mut t = trainer("opt-preln", &options(method));
+        for step in 0..14 {
+            // Also between an iteration's start and its end, and just before a re-SVD.
+            if [1, 5, 6, 8, 12].contains(&step) {
+                c.block_on(t.save(&folder.0, 10)).unwrap();
+            }
+            c.block_on(t.submit_step()).unwrap();
+        }
+        c.block_on(t.export(&whole, Export::Factors)).unwrap();
+        for step in [1, 5, 6, 8, 12] {
+            let mut t = trainer("opt-preln", &options(method));
+            t.restore(&checkpoint::folder(&folder.0, step)).unwrap();
+            assert_eq!(t.step(), step);
+            for _ in step..14 {
+                c.block_on(t.submit_step()).unwrap();
+            }
+            c.block_on(t.export(&resumed, Export::Factors)).unwrap();
+            assert!(std::fs::read(&whole).unwrap() == std::fs::read(&resumed).unwrap(), "method {i}, resumed at step {step}");
+        }
+    }
+}
+
+#[test]
+fn only_the_newest_checkpoints_are_kept() {
+    let c = context();
+    let folder = Folder::new("keep");
+    let mut t = trainer("opt-preln", &options(Method::Full));
+    for _ in 0..4 {
+        c.block_on(t.submit_step()).unwrap();
+        c.block_on(t.save(&folder.0, 2)).unwrap();
+    }
+    let mut left: Vec<_> = std::fs::read_dir(&folder.0).unwrap().map(|e| e.unwrap().file_name().into_string().unwrap()).collect();
+    left.sort();
+    assert_eq!(left, ["step-00000003", "step-00000004"]);
+    assert_eq!(checkpoint::latest(&folder.0).unwrap().unwrap(), checkpoint::folder(&folder.0, 4));
+}
