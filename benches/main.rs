@@ -5,6 +5,7 @@
 #![allow(clippy::unwrap_used, clippy::expect_used, missing_docs, reason = "a benchmark that cannot run should stop")]
 
 mod attention;
+mod attention_backward;
 mod embedding;
 mod gate;
 mod linear;
@@ -91,6 +92,7 @@ fn all() {
         norm::bench,
         roof::bench,
         attention::bench,
+        attention_backward::bench,
         rope::bench,
         embedding::bench,
         gate::bench,

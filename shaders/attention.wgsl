@@ -181,6 +181,9 @@ fn main(@builtin(workgroup_id) wid: vec3<u32>, @builtin(local_invocation_index) 
 #if SPLIT
         if (part == 0u) { o[at + $(D)u] = log_total(top_$n, total_$n); }
 #end
+#if SAVE
+        if (part == 0u) { save(sequence, t_$n, head + $(n % HEADS)u, top_$n, total_$n); }
+#end
     }
 #end
 #else
@@ -202,6 +205,9 @@ fn main(@builtin(workgroup_id) wid: vec3<u32>, @builtin(local_invocation_index) 
     if (lane == 0u && $(n / HEADS)u < rows) {
         o[result_at(sequence, t_$n, head + $(n % HEADS)u, split) + $(D)u] = log_total(top_all_$n, all_$n);
     }
+#end
+#if SAVE
+    if (lane == 0u && $(n / HEADS)u < rows) { save(sequence, t_$n, head + $(n % HEADS)u, top_all_$n, all_$n); }
 #end
 #end
 #for r in 0..((VECTORS + ROUND - 1) / ROUND)

@@ -61,6 +61,9 @@ fn main(@builtin(workgroup_id) wid: vec3<u32>, @builtin(subgroup_invocation_id) 
 #if SPLIT
     if (lane == 0u) { o[result_at(sequence, t, head + $(h)u, split) + $(D)u] = log_total(top_$h, total_$h); }
 #end
+#if SAVE
+    if (lane == 0u) { save(sequence, t, head + $(h)u, top_$h, total_$h); }
+#end
 #end
 #else
     let t0 = (wid.x + params.origin.x) * $(8 * BLOCKS)u;
@@ -139,6 +142,9 @@ fn main(@builtin(workgroup_id) wid: vec3<u32>, @builtin(subgroup_invocation_id) 
         let inverse_$(b)_$h = select(0.0, 1.0 / total_$(b)_$h, total_$(b)_$h > 0.0);
 #for i in 0..D
         o[result_at(sequence, t_$b, head + $(h)u, 0u) + $(i)u] = o_$(b)_$(h)_$i * inverse_$(b)_$h;
+#end
+#if SAVE
+        save(sequence, t_$b, head + $(h)u, top_$(b)_$h, total_$(b)_$h);
 #end
 #end
     }

@@ -11,11 +11,15 @@ struct Params {
     k_offset: u32, k_sequence: u32, k_head: u32, k_row: u32,
     v_offset: u32, v_sequence: u32, v_head: u32, v_row: u32,
     capacity: u32, first_head: u32, first_sequence: u32, scale: f32,
+    lse_offset: u32, lse_stride: u32, pad0: u32, pad1: u32,
 }
 @group(0) @binding(0) var<uniform> params: Params;
 @group(0) @binding(1) var<storage, read> state: array<u32>; // (sequences, 32)
 @group(0) @binding(2) var<storage, read> q: array<f32>; // (rows, heads head_dim)
 @group(0) @binding(5) var<storage, read_write> o: array<f32>; // (rows, heads head_dim); SPLIT: (rows, heads, splits, head_dim + 4)
+#if SAVE
+@group(0) @binding(6) var<storage, read_write> lse: array<f32>; // (rows, heads): the logarithms of the rows' totals
+#end
 
 const NONE: f32 = -3.0e38; // the logarithm of an empty sum; infinities are not portable
 
@@ -66,3 +70,9 @@ fn result_at(sequence: u32, t: u32, head: u32, split: u32) -> u32 {
 fn log_total(top: f32, total: f32) -> f32 {
     return select(NONE, top + log(total), total > 0.0);
 }
+
+#if SAVE
+fn save(sequence: u32, t: u32, head: u32, top: f32, total: f32) {
+    lse[params.lse_offset + (sequence * params.sequence_rows + t) * params.lse_stride + head] = log_total(top, total);
+}
+#end

@@ -26,7 +26,8 @@ pub enum Keys {
     },
 }
 
-const ACCESS: [Access; 5] = [Access::Read, Access::Read, Access::Read, Access::Read, Access::Write];
+/// State, queries, keys, values, the output, and what [`attention_saving`] saves.
+const ACCESS: [Access; 6] = [Access::Read, Access::Read, Access::Read, Access::Read, Access::Write, Access::Write];
 
 /// What a variant is chosen by, beside the facts.
 #[derive(Debug, Clone, Copy)]
@@ -50,9 +51,21 @@ fn share(most: usize, group: usize, blocks: usize) -> (usize, usize) {
 /// Fewest rows of a sequence for which lanes lie over rows: below, most of them would idle.
 const ROWS_OVER_LANES: usize = 4;
 
-fn variant(facts: &Facts, shape: Shape, split: bool) -> Variant {
+/// What becomes of the logarithms of the rows' totals.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Totals {
+    Dropped,
+    /// They follow each part's result, for the merge.
+    Split,
+    /// They go to a tensor, for the gradients.
+    Saved,
+}
+
+fn variant(facts: &Facts, shape: Shape, totals: Totals) -> Variant {
     let Shape { head_dim, causal, group, rows, aligned } = shape;
-    let mut defines = vec![("D", head_dim as i64), ("CAUSAL", i64::from(causal)), ("SPLIT", i64::from(split))];
+    let mut defines = vec![("D", head_dim as i64), ("CAUSAL", i64::from(causal))];
+    defines.extend([("SPLIT", i64::from(totals == Totals::Split)), ("SAVE", i64::from(totals == Totals::Saved))]);
+    let access = &ACCESS[..5 + usize::from(totals == Totals::Saved)];
     if facts.wide_lanes() && facts.trusts("attention_lanes", 8) && head_dim.is_multiple_of(8) && head_dim <= 128 {
         let side = i64::from(rows >= ROWS_OVER_LANES);
         // A query keeps 2 head_dim registers of a lane that lies over rows.
@@ -60,7 +73,7 @@ fn variant(facts: &Facts, shape: Shape, split: bool) -> Variant {
         let (heads, blocks) = share(most, group, if side == 1 { rows.div_ceil(8) } else { 1 });
         defines.extend([("SIDE", side), ("HEADS", heads as i64), ("BLOCKS", blocks as i64)]);
         let source = include_str!("../../shaders/attention_lanes.wgsl");
-        return Variant { kernel: "attention_lanes", source, defines, access: &ACCESS, subgroup: Some(8) };
+        return Variant { kernel: "attention_lanes", source, defines, access, subgroup: Some(8) };
     }
     let (wg, sg, subgroup) = row_workgroup(facts, "attention", 128);
     // In vec4 of an invocation, as many sums as 64 registers hold, and keys (or values) in half of that; sums of 16 products
@@ -72,7 +85,7 @@ fn variant(facts: &Facts, shape: Shape, split: bool) -> Variant {
     let keys = (8 / per).min(16 / queries).clamp(1, 4);
     defines.extend([("WG", wg), ("SG", sg), ("VEC", i64::from(aligned))]);
     defines.extend([("HEADS", heads as i64), ("QUERIES", queries as i64), ("KEYS", keys as i64)]);
-    Variant { kernel: "attention", source: include_str!("../../shaders/attention.wgsl"), defines, access: &ACCESS, subgroup }
+    Variant { kernel: "attention", source: include_str!("../../shaders/attention.wgsl"), defines, access, subgroup }
 }
 
 fn merge_variant(head_dim: usize) -> Variant {
@@ -91,11 +104,12 @@ pub(crate) fn variants(facts: &Facts) -> Vec<Variant> {
     for head_dim in [20, 32, 64, 65, 80, 96, 128, 160, 256] {
         out.push(merge_variant(head_dim));
         for (group, rows) in (1..=8).flat_map(|group| [1, 2, 3, 4, 5, 8, 100].map(|rows| (group, rows))) {
-            for flags in 0..8 {
-                let [causal, aligned, split] = [1, 2, 4].map(|bit| flags & bit != 0);
+            for flags in 0..4 {
+                let [causal, aligned] = [1, 2].map(|bit| flags & bit != 0);
                 let shape = Shape { head_dim, causal, group, rows, aligned: aligned && head_dim.is_multiple_of(4) };
-                if !split || (causal && splittable(facts, &shape)) {
-                    out.push(variant(facts, shape, split));
+                out.extend([Totals::Dropped, Totals::Saved].map(|totals| variant(facts, shape, totals)));
+                if causal && splittable(facts, &shape) {
+                    out.push(variant(facts, shape, Totals::Split));
                 }
             }
         }
@@ -107,7 +121,7 @@ pub(crate) fn variants(facts: &Facts) -> Vec<Variant> {
 
 /// Only rows of which a workgroup takes few are worth it, and 8 lanes over rows are a block.
 fn splittable(facts: &Facts, shape: &Shape) -> bool {
-    variant(facts, *shape, false).define("SIDE") == 0
+    variant(facts, *shape, Totals::Dropped).define("SIDE") == 0
 }
 
 /// Words of a part of the keys in the result of a split: a head, the logarithm of its total, and three more for alignment.
@@ -147,6 +161,18 @@ struct Call<'a> {
     splits: usize,
     /// Where the result goes: the output, or its parts.
     o: Tensor,
+    /// Where the logarithms of the totals go.
+    lse: Option<Tensor>,
+}
+
+impl Call<'_> {
+    fn totals(&self) -> Totals {
+        match (self.splits > 1, &self.lse) {
+            (true, _) => Totals::Split,
+            (false, None) => Totals::Dropped,
+            (false, Some(_)) => Totals::Saved,
+        }
+    }
 }
 
 /// Strides and windows of keys (or values), in words.
@@ -163,6 +189,38 @@ struct Strides {
 /// [`Error::Shape`] where the operands do not fit each other; [`Error::Limit`].
 #[expect(clippy::too_many_arguments, reason = "a kernel's operands")]
 pub fn attention(b: &mut Builder, label: &str, state: SlotId, x: &Qkv, keys: &Keys, head_dim: usize, scale: f32, o: &Tensor) -> Result<()> {
+    let call = call(label, state, x, keys, head_dim, scale, o)?;
+    append(b, call)
+}
+
+/// [`attention`] that also saves what its gradients need ([`super::attention_backward`]): `lse[r, h] = log sum_j exp(scale q[r, h] .
+/// k_j)` over the keys that row r sees, which is -3e38 where it sees none. lse is `(rows, heads)`, in a slot of its own.
+///
+/// # Errors
+/// As [`attention`].
+#[expect(clippy::too_many_arguments, reason = "a kernel's operands")]
+pub fn attention_saving(
+    b: &mut Builder,
+    label: &str,
+    state: SlotId,
+    x: &Qkv,
+    keys: &Keys,
+    head_dim: usize,
+    scale: f32,
+    o: &Tensor,
+    lse: &Tensor,
+) -> Result<()> {
+    let mut call = call(label, state, x, keys, head_dim, scale, o)?;
+    if (lse.rows, lse.cols) != (x.q.rows, call.heads) || (lse.rows > 1 && lse.stride < lse.cols) {
+        let (rows, cols, heads) = (lse.rows, lse.cols, call.heads);
+        return Err(Error::shape("attention", format!("{label}: logarithms ({rows}, {cols}) of {} rows and {heads} heads", x.q.rows)));
+    }
+    call.lse = Some(*lse);
+    append(b, call)
+}
+
+/// Checks the operands against each other.
+fn call<'a>(label: &'a str, state: SlotId, x: &'a Qkv, keys: &'a Keys, head_dim: usize, scale: f32, o: &Tensor) -> Result<Call<'a>> {
     let (sequences, kv_heads, capacity, causal) = match keys {
         Keys::Cache(c) => (c.sequences, c.kv_heads, c.capacity, true),
         Keys::Activations { causal, sequences, kv_heads } => (*sequences, *kv_heads, x.q.rows / (*sequences).max(1), *causal),
@@ -181,19 +239,24 @@ pub fn attention(b: &mut Builder, label: &str, state: SlotId, x: &Qkv, keys: &Ke
     let whole = |t: &Tensor| t.offset.is_multiple_of(4) && t.stride.is_multiple_of(4);
     let aligned = head_dim.is_multiple_of(4) && (matches!(keys, Keys::Cache(_)) || whole(&x.k) && whole(&x.v));
     let shape = Shape { head_dim, causal, group: heads / kv_heads, rows, aligned };
-    let mut call = Call { label, state, x, keys, scale, shape, sequences, heads, kv_heads, capacity, strides, splits: 1, o: *o };
-    if matches!(keys, Keys::Cache(_)) && splittable(b.facts(), &shape) {
-        let grid = grid(&variant(b.facts(), shape, true), rows, heads, sequences);
+    Ok(Call { label, state, x, keys, scale, shape, sequences, heads, kv_heads, capacity, strides, splits: 1, o: *o, lse: None })
+}
+
+fn append(b: &mut Builder, mut call: Call<'_>) -> Result<()> {
+    let (o, shape) = (call.o, call.shape);
+    let words = call.heads * part_words(shape.head_dim);
+    if matches!(call.keys, Keys::Cache(_)) && call.lse.is_none() && splittable(b.facts(), &shape) {
+        let grid = grid(&variant(b.facts(), shape, Totals::Split), shape.rows, call.heads, call.sequences);
         let workgroups = grid.iter().map(|g| *g as usize).product();
-        call.splits = splits(b.facts(), workgroups, capacity, rows * heads * part_words(head_dim));
+        call.splits = splits(b.facts(), workgroups, call.capacity, shape.rows * words);
     }
     if call.splits > 1 {
-        call.o = b.transient("attention parts", x.q.rows, heads * call.splits * part_words(head_dim));
+        call.o = b.transient("attention parts", call.x.q.rows, words * call.splits);
     }
     for (s, kv) in pieces(b, &call)? {
         piece(b, &call, s, kv)?;
     }
-    if call.splits > 1 { merge(b, &call, o) } else { Ok(()) }
+    if call.splits > 1 { merge(b, &call, &o) } else { Ok(()) }
 }
 
 /// Workgroups over rows, heads and sequences, for one part of the keys.
@@ -210,7 +273,8 @@ fn grid(variant: &Variant, rows: usize, heads: usize, sequences: usize) -> [u32;
 /// Sequences and key heads that are an op each: all at once, unless that would exceed a binding.
 fn pieces(b: &Builder, call: &Call<'_>) -> Result<Vec<(Range<usize>, Range<usize>)>> {
     let (x, sequences) = (call.x, call.sequences);
-    let whole = b.row_chunks(sequences, call.shape.rows * x.q.stride.max(call.o.stride).max(x.k.stride))?;
+    let widest = x.q.stride.max(call.o.stride).max(x.k.stride).max(call.lse.map_or(0, |t| t.stride));
+    let whole = b.row_chunks(sequences, call.shape.rows * widest)?;
     match call.keys {
         Keys::Cache(c) if b.row_chunks(sequences, call.strides.sequence).is_ok_and(|v| v.len() == 1) && whole.len() == 1 => {
             Ok(vec![(0..sequences, 0..c.kv_heads)])
@@ -243,6 +307,7 @@ fn piece(b: &mut Builder, call: &Call<'_>, s: Range<usize>, kv: Range<usize>) ->
     let (rows, group) = (shape.rows, shape.group);
     let q = b.view(&x.q.slice_rows(s.start * rows..s.end * rows))?;
     let ow = b.view(&o.slice_rows(s.start * rows..s.end * rows))?;
+    let lse = call.lse.map(|t| b.view(&t.slice_rows(s.start * rows..s.end * rows)).map(|w| (w, t.stride))).transpose()?;
     let (k, v) = keys_and_values(b, call, &s, &kv)?;
     let (q_heads, first_head) = (kv.len() * group, kv.start * group);
     // The first row of the windows is row 0 of sequence s.start; the shader adds that again.
@@ -253,19 +318,21 @@ fn piece(b: &mut Builder, call: &Call<'_>, s: Range<usize>, kv: Range<usize>) ->
         params.extend([w.offset, strides.sequence as u32, strides.head as u32, strides.row as u32]);
     }
     params.extend([call.capacity as u32, first_head as u32, s.start as u32, call.scale.to_bits()]);
+    params.extend(lse.map_or([0; 4], |(w, stride)| [back(w.offset, stride), stride as u32, 0, 0]));
+    let bindings = [b.window(call.state, 0..call.sequences * 32)?, q, k, v, ow].into_iter().chain(lse.map(|l| l.0)).collect();
     let seen = rows * s.len() * q_heads * call.capacity;
-    let variant = variant(b.facts(), *shape, *splits > 1);
+    let variant = variant(b.facts(), *shape, call.totals());
     let mut grid = grid(&variant, rows, q_heads, s.len());
     grid[0] *= *splits as u32;
     b.push(OpSpec {
         label: call.label.into(),
         variant,
         params,
-        bindings: vec![b.window(call.state, 0..call.sequences * 32)?, q, k, v, ow],
+        bindings,
         grid,
         bytes: 8 * (s.len() * kv.len() * call.capacity * shape.head_dim) as u64,
         flops: 4 * (seen * shape.head_dim) as u64,
-        twin: reference::attention::twin(shape.head_dim, shape.causal, s.len(), q_heads),
+        twin: reference::attention::twin(shape.head_dim, shape.causal, s.len(), q_heads, lse.is_some()),
     })
 }
 

@@ -4,6 +4,7 @@
 //! and `benches/X.rs`.
 
 pub mod attention;
+pub mod attention_backward;
 pub mod embedding;
 pub mod gate;
 pub mod linear;
@@ -98,6 +99,7 @@ fn fragments() -> &'static [(&'static str, &'static str)] {
     &[
         ("common/activation", include_str!("../../shaders/common/activation.wgsl")),
         ("common/attention", include_str!("../../shaders/common/attention.wgsl")),
+        ("common/attention_backward", include_str!("../../shaders/common/attention_backward.wgsl")),
         ("common/decode", include_str!("../../shaders/common/decode.wgsl")),
         ("common/product", include_str!("../../shaders/common/product.wgsl")),
         ("common/linear", include_str!("../../shaders/common/linear.wgsl")),

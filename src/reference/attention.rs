@@ -59,7 +59,8 @@ impl Wanted {
     }
 }
 
-pub(crate) fn twin(d: usize, causal: bool, sequences: usize, q_heads: usize) -> Twin {
+/// `saves`: the logarithms of the totals go to a binding of their own.
+pub(crate) fn twin(d: usize, causal: bool, sequences: usize, q_heads: usize, saves: bool) -> Twin {
     Twin::new(move |s: &Snapshot| {
         let p: Vec<usize> = s.params()[4..].iter().map(|v| *v as usize).collect();
         let [rows, _, group, splits] = [p[0], p[1], p[2], p[3]];
@@ -90,9 +91,10 @@ pub(crate) fn twin(d: usize, causal: bool, sequences: usize, q_heads: usize) -> 
                 for (i, v) in attend(&q, &keys, &rows_of(3, 12), scale).into_iter().enumerate() {
                     heads_of.push(at + i, v);
                 }
-                match (splits > 1, keys.is_empty()) {
-                    (true, true) => empty.push(at + d),
-                    (true, false) => totals.push(at + d, log_total(&q, &keys, scale)),
+                let total_at = if saves { word(p[20], p[21], row, head) } else { at + d };
+                match (splits > 1 || saves, keys.is_empty()) {
+                    (true, true) => empty.push(total_at),
+                    (true, false) => totals.push(total_at, log_total(&q, &keys, scale)),
                     (false, _) => {}
                 }
             }
@@ -105,7 +107,8 @@ pub(crate) fn twin(d: usize, causal: bool, sequences: usize, q_heads: usize) -> 
         of_totals.ulps += Tolerance::transcendental().ulps;
         of_totals.relative_l2 = f64::INFINITY;
         let nothing = vec![NONE.to_bits(); empty.len()];
-        vec![heads_of.floats(4, tolerance), totals.floats(4, of_totals), Expected::Words { binding: 4, at: empty, want: nothing }]
+        let binding = if saves { 5 } else { 4 };
+        vec![heads_of.floats(4, tolerance), totals.floats(binding, of_totals), Expected::Words { binding, at: empty, want: nothing }]
     })
 }
 

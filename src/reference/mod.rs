@@ -1,6 +1,7 @@
 //! CPU twins: for each kernel a plain function in f64 that shares nothing with the shader, under the same file name.
 
 pub mod attention;
+pub mod attention_backward;
 pub mod embedding;
 pub mod gate;
 pub mod linear;

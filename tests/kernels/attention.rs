@@ -56,7 +56,7 @@ fn attention_over_activations_matches_the_twin() {
 }
 
 /// Facts of a GPU without subgroup operations, on whatever adapter there is.
-fn like_a_gpu() -> Facts {
+pub fn like_a_gpu() -> Facts {
     let mut facts = context().facts().clone();
     facts.features = wgpu::Features::empty();
     facts.info.device_type = wgpu::DeviceType::DiscreteGpu;

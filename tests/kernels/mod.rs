@@ -1,6 +1,7 @@
 //! Every kernel against its CPU twin on fresh random inputs, poisoned outputs and awkward shapes.
 
 mod attention;
+mod attention_backward;
 mod embedding;
 mod gate;
 mod linear;
