@@ -6,6 +6,7 @@
 use super::attention::{Keys, attention};
 use super::cross_entropy::{CrossEntropy, cross_entropy};
 use super::dots::row_dots;
+use super::attention_backward::{AttentionGradient, attention_backward};
 use super::linear::{Fused, Residual, fuses_gate, linear};
 use super::matmul::{Operand, Product, matmul};
 use super::nll::nll;
@@ -175,6 +176,9 @@ fn probes(facts: &Facts) -> Result<Vec<Probe>> {
     for (head_dim, rows, capacity) in [(20, 3, 96), (64, 3, 96), (64, 9, 96), (32, 1, 2048)] {
         all.push(attention_probe(facts, head_dim, rows, capacity)?);
     }
+    for (head_dim, causal) in [(24, true), (64, false)] {
+        all.push(gradient_probe(facts, head_dim, causal)?);
+    }
     let mut p = Probe::new(facts);
     let (x, y) = (p.tensor("x", 2, 577), p.tensor("y", 1, 2));
     let targets = p.words("targets", vec![5, 576]);
@@ -242,6 +246,25 @@ fn attention_probe(facts: &Facts, head_dim: usize, rows: usize, capacity: usize)
     let cache = Cache { k, v, capacity, sequences: 1, kv_heads, head_dim };
     let o = p.tensor("o", rows, heads * head_dim);
     attention(&mut p.b, "attention", state, &x, &Keys::Cache(cache), head_dim, 0.2, &o)?;
+    Ok(p)
+}
+
+fn gradient_probe(facts: &Facts, head_dim: usize, causal: bool) -> Result<Probe> {
+    let (heads, kv_heads, rows, sequences) = (2, 1, 37, 2);
+    let mut p = Probe::new(facts);
+    let states = [37, 30].map(|count| State { count, ..State::default() }.words());
+    let state = p.words("state", states.concat());
+    let mut t = |label: &str, cols: usize| {
+        let rows = sequences * rows;
+        Tensor { slot: p.slot(label, rows * cols), offset: 0, rows, cols, stride: cols }
+    };
+    let qkv = t("qkv", (heads + 2 * kv_heads) * head_dim);
+    let x = Qkv::stacked(&qkv, heads * head_dim, kv_heads * head_dim);
+    let (o, lse, d_o) = (t("o", heads * head_dim), t("lse", heads), t("d_o", heads * head_dim));
+    let dx = Qkv { q: t("dq", heads * head_dim), k: t("dk", kv_heads * head_dim), v: t("dv", kv_heads * head_dim) };
+    let (x, o, lse, d_o, dx) = (&x, &o, &lse, &d_o, &dx);
+    let g = AttentionGradient { state, x, causal, sequences, kv_heads, head_dim, scale: 0.2, o, lse, d_o, dx };
+    attention_backward(&mut p.b, "gradient", &g)?;
     Ok(p)
 }
 
