@@ -1,52 +1,78 @@
 // dw[id(r)] += dy[r] for every row r, in the order of the rows, without atomics.
 //
-// LINKS: links[r] = (id(r), or NONE where an earlier row has the same id; the next row with the same id, or NONE). One invocation a row.
-// IDS 0: id(r) from a buffer; 1: the position of row first_row + r in its sequence, plus a constant. Ids past the end take the last row.
+// OP 0: ids[r] = id(r). IDS 0: from a buffer; 1: the position of row first_row + r in its sequence, plus a constant. Ids past the end
+// take the last row; the ids end in NONE up to a whole vec4. One invocation a row.
 //
-// Else a workgroup for each row and 64 columns: it walks the chain that begins at its row, if one does, and adds the sum to dw once.
+// OP 1: links[r] = (id(r), or NONE where an earlier row has the same id; the next row with the same id, or NONE). One invocation ROWS
+// rows.
+//
+// OP 2: a workgroup for each row and 64 columns walks the chain that begins at its row, if one does, and adds the sum to dw once.
 // Only ids in first..first + rows are written, so that a dw cut by rows takes a dispatch for each part. VEC: by vec4, columns and
 // places are in these units.
 const NONE: u32 = 0xFFFFFFFFu;
-#if LINKS
+#if OP == 0
 #import common/state
 struct Params {
     origin: vec4<u32>,
-    rows: u32, first_row: u32, ids_offset: u32, sequence_rows: u32,
+    rows: u32, first_row: u32, source_offset: u32, sequence_rows: u32,
     id_add: u32, last_id: u32, pad0: u32, pad1: u32,
 }
 @group(0) @binding(0) var<uniform> params: Params;
-@group(0) @binding(1) var<storage, read> ids: array<u32>; // ids (rows) or state (sequences, 32)
-@group(0) @binding(2) var<storage, read_write> links: array<vec2<u32>>; // (rows)
-
-fn id_of(r: u32) -> u32 {
-#if IDS == 1
-    let row = params.first_row + r;
-    return min(ids[(row / params.sequence_rows) * 32u + LENGTH] + row % params.sequence_rows + params.id_add, params.last_id);
-#else
-    return min(ids[params.ids_offset + r], params.last_id);
-#end
-}
+@group(0) @binding(1) var<storage, read> source: array<u32>; // ids (rows) or state (sequences, 32)
+@group(0) @binding(2) var<storage, read_write> ids: array<u32>; // (rows, up to a multiple of 4)
 
 @compute @workgroup_size(64)
 fn main(@builtin(workgroup_id) wid: vec3<u32>, @builtin(local_invocation_index) lane: u32) {
     let r = (wid.x + params.origin.x) * 64u + lane;
-    let id = id_of(min(r, params.rows - 1u));
-    var earlier = false;
-    var next = NONE;
-    // Downwards, so that the last one found after r is the nearest. Every invocation makes the same loads.
-    for (var end = params.rows; end > 0u; end -= min(end, 4u)) {
-#for u in 1..5
-        let j$u = max(end, $(u)u) - $(u)u;
-        let same$u = id_of(j$u) == id;
-#end
-#for u in 1..5
-        earlier = earlier || (same$u && j$u < r);
-        next = select(next, j$u, same$u && j$u > r);
+    if (r >= (params.rows + 3u) / 4u * 4u) { return; }
+    var id = NONE;
+    if (r < params.rows) {
+#if IDS == 1
+        let row = params.first_row + r;
+        let start = source[params.source_offset + (row / params.sequence_rows) * 32u + LENGTH];
+        id = min(start + row % params.sequence_rows + params.id_add, params.last_id);
+#else
+        id = min(source[params.source_offset + r], params.last_id);
 #end
     }
-    if (r < params.rows) { links[r] = vec2<u32>(select(id, NONE, earlier), next); }
+    ids[r] = id;
 }
-#else
+#end
+#if OP == 1
+struct Params {
+    origin: vec4<u32>,
+    rows: u32, pad0: u32, pad1: u32, pad2: u32,
+}
+@group(0) @binding(0) var<uniform> params: Params;
+@group(0) @binding(1) var<storage, read> ids: array<vec4<u32>>; // (rows)
+@group(0) @binding(2) var<storage, read_write> links: array<vec2<u32>>; // (rows)
+
+@compute @workgroup_size(64)
+fn main(@builtin(workgroup_id) wid: vec3<u32>, @builtin(local_invocation_index) lane: u32) {
+    let begin = (wid.x + params.origin.x) * $(64 * ROWS)u + lane;
+#for k in 0..ROWS
+    let r$k = begin + $(64 * k)u;
+    let id$k = ids[r$k / 4u][r$k % 4u]; // past the end any value, which goes nowhere
+    var first$k = r$k;
+    var next$k = NONE;
+#end
+    // Downwards, so that what is found last is the lowest.
+    for (var end = (params.rows + 3u) / 4u; end > 0u; end -= 1u) {
+        let some = ids[end - 1u];
+#for u in 0..4
+        let j$u = 4u * end - $(u + 1)u;
+#for k in 0..ROWS
+        first$k = select(first$k, j$u, some[$(3 - u)] == id$k);
+        next$k = select(next$k, j$u, some[$(3 - u)] == id$k && j$u > r$k);
+#end
+#end
+    }
+#for k in 0..ROWS
+    if (r$k < params.rows) { links[r$k] = vec2<u32>(select(id$k, NONE, first$k < r$k), next$k); }
+#end
+}
+#end
+#if OP == 2
 struct Params {
     origin: vec4<u32>,
     cols: u32, dy_offset: u32, dy_stride: u32, dw_offset: u32,

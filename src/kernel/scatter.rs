@@ -13,21 +13,25 @@ use std::ops::Range;
 /// Most rows that are linked at once: a row is compared with every other, and their sum is one running sum.
 const BLOCK: usize = 4096;
 
-const LINKS: [Access; 2] = [Access::Read, Access::Write];
-const ADD: [Access; 3] = [Access::Read, Access::Read, Access::Write];
+const TWO: [Access; 2] = [Access::Read, Access::Write];
+const THREE: [Access; 3] = [Access::Read, Access::Read, Access::Write];
 
-fn links_variant(by_position: bool) -> Variant {
-    let defines = vec![("LINKS", 1), ("IDS", i64::from(by_position)), ("VEC", 0)];
-    Variant { kernel: "scatter", source: include_str!("../../shaders/scatter.wgsl"), defines, access: &LINKS, subgroup: None }
+/// Rows that an invocation links: a software driver has no use for more invocations, and its loads are dear (2048 rows of 4 columns took
+/// 0.26 of the time on llvmpipe).
+fn rows_each(facts: &Facts) -> usize {
+    if facts.is_software() { 8 } else { 1 }
 }
 
-fn add_variant(vec4: bool) -> Variant {
-    let defines = vec![("LINKS", 0), ("IDS", 0), ("VEC", i64::from(vec4))];
-    Variant { kernel: "scatter", source: include_str!("../../shaders/scatter.wgsl"), defines, access: &ADD, subgroup: None }
+fn variant(op: i64, by_position: bool, vec4: bool, rows: usize) -> Variant {
+    let defines = vec![("OP", op), ("IDS", i64::from(by_position)), ("VEC", i64::from(vec4)), ("ROWS", rows as i64)];
+    let access: &[Access] = if op == 2 { &THREE } else { &TWO };
+    Variant { kernel: "scatter", source: include_str!("../../shaders/scatter.wgsl"), defines, access, subgroup: None }
 }
 
-pub(crate) fn variants(_: &Facts) -> Vec<Variant> {
-    vec![links_variant(false), links_variant(true), add_variant(false), add_variant(true)]
+pub(crate) fn variants(facts: &Facts) -> Vec<Variant> {
+    let rows = rows_each(facts);
+    let all = [(0, false, false, 1), (0, true, false, 1), (1, false, false, rows), (2, false, false, 1), (2, false, true, 1)];
+    all.map(|(op, by_position, vec4, rows)| variant(op, by_position, vec4, rows)).into()
 }
 
 /// Appends `dw[id(r)] += dy[r]` for every row r of dy, always in the same order; other rows of dw stay. Ids past the end take the
@@ -56,26 +60,37 @@ pub fn scatter_add(b: &mut Builder, label: &str, ids: &Ids, dy: &Tensor, dw: &Te
 }
 
 /// For each of `rows` its id, if it is the first with that id, and the next row with the same one.
-fn links(b: &mut Builder, label: &str, ids: &Ids, rows: Range<usize>, all: usize, last_id: u32) -> Result<SlotId> {
-    let links = b.transient("links", rows.len(), 2).slot;
-    let (window, sequence_rows, id_add) = match ids {
+fn links(b: &mut Builder, label: &str, from: &Ids, rows: Range<usize>, all: usize, last_id: u32) -> Result<SlotId> {
+    let n = rows.len();
+    let (ids, links) = (b.transient("ids", 1, n.next_multiple_of(4)).slot, b.transient("links", n, 2).slot);
+    let (source, sequence_rows, id_add) = match from {
         Ids::Buffer(slot, at) => (b.window(*slot, at + rows.start..at + rows.end)?, 1, 0),
         Ids::Position { state, sequence_rows, add } => {
             (b.window(*state, 0..all.div_ceil(*sequence_rows) * state::WORDS)?, *sequence_rows, *add)
         }
     };
-    let by_position = matches!(ids, Ids::Position { .. });
-    let n = rows.len();
-    let bindings = vec![window, b.window(links, 0..2 * n)?];
+    let by_position = matches!(from, Ids::Position { .. });
+    let bindings = vec![source, b.window(ids, 0..n.next_multiple_of(4))?];
     b.push(OpSpec {
         label: label.into(),
-        variant: links_variant(by_position),
-        params: vec![n as u32, rows.start as u32, window.offset, sequence_rows as u32, id_add as u32, last_id, 0, 0],
+        variant: variant(0, by_position, false, 1),
+        params: vec![n as u32, rows.start as u32, source.offset, sequence_rows as u32, id_add as u32, last_id, 0, 0],
         bindings,
         grid: [n.div_ceil(64) as u32, 1, 1],
+        bytes: 8 * n as u64,
+        flops: 0,
+        twin: reference::scatter::ids(by_position),
+    })?;
+    let bindings = vec![b.window(ids, 0..n.next_multiple_of(4))?, b.window(links, 0..2 * n)?];
+    b.push(OpSpec {
+        label: label.into(),
+        variant: variant(1, false, false, rows_each(b.facts())),
+        params: vec![n as u32, 0, 0, 0],
+        bindings,
+        grid: [n.div_ceil(64 * rows_each(b.facts())) as u32, 1, 1],
         bytes: 12 * n as u64,
         flops: (n * n) as u64,
-        twin: reference::scatter::links(by_position),
+        twin: reference::scatter::links(n),
     })?;
     Ok(links)
 }
@@ -92,7 +107,7 @@ fn add(b: &mut Builder, label: &str, links: SlotId, dy: &Tensor, dw: &Tensor, fi
     let elements = (dy.rows * dy.cols) as u64;
     b.push(OpSpec {
         label: label.into(),
-        variant: add_variant(vec4),
+        variant: variant(2, false, vec4, 1),
         params: places.into_iter().chain([first as u32, dw.rows as u32, 0]).collect(),
         bindings,
         grid: [places[0].div_ceil(64), dy.rows as u32, 1],

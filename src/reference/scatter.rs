@@ -12,18 +12,25 @@ pub fn backward(ids: &[usize], dy: &[f64], dw: &mut [f64], cols: usize) {
     }
 }
 
-pub(crate) fn links(by_position: bool) -> Twin {
+pub(crate) fn ids(by_position: bool) -> Twin {
     Twin::new(move |s: &Snapshot| {
         let p: Vec<usize> = s.params()[4..].iter().map(|v| *v as usize).collect();
         let id = |r: usize| match by_position {
-            true => s.words(0)[(p[1] + r) / p[3] * 32].wrapping_add(((p[1] + r) % p[3] + p[4]) as u32),
+            true => s.words(0)[p[2] + (p[1] + r) / p[3] * 32].wrapping_add(((p[1] + r) % p[3] + p[4]) as u32),
             false => s.words(0)[p[2] + r],
         };
-        let ids: Vec<u32> = (0..p[0]).map(|r| id(r).min(p[5] as u32)).collect();
-        let mut rows: BTreeMap<u32, Vec<usize>> = BTreeMap::new();
-        ids.iter().enumerate().for_each(|(r, id)| rows.entry(*id).or_default().push(r));
-        let mut want = vec![NONE; 2 * p[0]];
-        for (id, rows) in rows {
+        let mut want: Vec<u32> = (0..p[0]).map(|r| id(r).min(p[5] as u32)).collect();
+        want.resize(p[0].next_multiple_of(4), NONE);
+        vec![Expected::Words { binding: 1, at: (0..want.len()).collect(), want }]
+    })
+}
+
+pub(crate) fn links(rows: usize) -> Twin {
+    Twin::new(move |s: &Snapshot| {
+        let mut chains: BTreeMap<u32, Vec<usize>> = BTreeMap::new();
+        s.words(0)[..rows].iter().enumerate().for_each(|(r, id)| chains.entry(*id).or_default().push(r));
+        let mut want = vec![NONE; 2 * rows];
+        for (id, rows) in chains {
             want[2 * rows[0]] = id;
             rows.windows(2).for_each(|pair| want[2 * pair[0] + 1] = pair[1] as u32);
         }
