@@ -35,9 +35,11 @@ fn main(@builtin(workgroup_id) wid: vec3<u32>, @builtin(local_invocation_index) 
         let what = table[params.table_offset + 2u * c];
         let from_gradient = (what.z - params.gradient_base) / $(PER)u;
         var squares = Unit(0.0);
-        for (var i = lane; i < (what.w + $(PER - 1)u) / $(PER)u; i += $(WG)u) {
-            let g = select(Unit(0.0), gradients[from_gradient + i], within(i, what.w));
-            squares += g * g;
+        for (var i = lane; i < (what.w + $(PER - 1)u) / $(PER)u; i += $(4 * WG)u) {
+#for u in 0..4
+            let g$u = select(Unit(0.0), gradients[from_gradient + i + $(u * WG)u], within(i + $(u * WG)u, what.w));
+            squares += g$u * g$u;
+#end
         }
         let s = total(squares);
         sum += s;

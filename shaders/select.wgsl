@@ -1,6 +1,6 @@
 // COLUMNS: y[t, j] = x[t, indices[j]], 8 rows an invocation; else y[j] = x[indices[j]], an invocation an element (VEC: a vec4, sizes and
-// places in these units). An index beyond the last counts as
-// the last. SCALED: times factors[index].
+// places in these units). An index beyond the last counts as the last.
+// SCALED: times factors[index].
 struct Params {
     origin: vec4<u32>,
     rows: u32, cols: u32, last: u32, i_offset: u32,
@@ -31,12 +31,12 @@ fn main(@builtin(workgroup_id) wid: vec3<u32>, @builtin(local_invocation_index) 
     if (j >= params.cols) { return; }
 #if COLUMNS
     let i = min(indices[params.i_offset + j], params.last);
-    let from = params.x_offset + i;
+    let start = params.x_offset + i;
     let f = factor(i);
     let t0 = (wid.y + params.origin.y) * 8u;
 #for u in 0..8
     if (t0 + $(u)u < params.rows) {
-        y[params.y_offset + (t0 + $(u)u) * params.y_stride + j] = f * x[from + (t0 + $(u)u) * params.x_stride];
+        y[params.y_offset + (t0 + $(u)u) * params.y_stride + j] = f * x[start + (t0 + $(u)u) * params.x_stride];
     }
 #end
 #else

@@ -1,7 +1,7 @@
 //! AdamW and plain gradient descent over many segments of parameters at once.
 
 use super::progress::{GROUPS, SCHEDULE_WORDS, WORDS};
-use super::{Access, Variant};
+use super::{Access, Variant, row_workgroup};
 use crate::gpu::Facts;
 use crate::plan::{Builder, OpSpec, SlotId};
 use crate::reference;
@@ -77,11 +77,11 @@ impl Segment {
         if self.group >= GROUPS || end.is_none_or(|e| e > u32::MAX as usize) {
             return Err(Error::shape("adam", format!("{}: group {} of {GROUPS}, words up to {end:?}", self.label, self.group)));
         }
-        if let Update::Rows { count, cols, .. } = self.update {
-            if cols == 0 || !self.len.is_multiple_of(cols.max(1)) || count > self.len / cols.max(1) {
-                let message = format!("{}: {count} rows of {cols} words, of {} words in all", self.label, self.len);
-                return Err(Error::shape("adam", message));
-            }
+        if let Update::Rows { count, cols, .. } = self.update
+            && (cols == 0 || !self.len.is_multiple_of(cols) || count > self.len / cols)
+        {
+            let message = format!("{}: {count} rows of {cols} words, of {} words in all", self.label, self.len);
+            return Err(Error::shape("adam", message));
         }
         Ok(())
     }
@@ -194,7 +194,7 @@ pub(crate) fn groups(facts: &Facts, segments: &[Segment], chunks: &[Chunk], valu
     out
 }
 
-/// Where in the table a group's chunks stand, and the parts of segments that they are.
+/// The parts of segments that chunks are: segment, and words of its gradient.
 pub(crate) fn parts(segments: &[Segment], chunks: &[Chunk]) -> Vec<(Segment, Range<usize>)> {
     let mut out: Vec<(usize, Range<usize>)> = Vec::new();
     for c in chunks {
@@ -267,18 +267,19 @@ impl Default for Rule {
 const ACCESS: [Access; 8] =
     [Access::Write, Access::Read, Access::Read, Access::Read, Access::Read, Access::Read, Access::Write, Access::Write];
 
-fn variant(adam: bool, vec4: bool) -> Variant {
+fn variant(facts: &Facts, adam: bool, vec4: bool) -> Variant {
+    let (wg, sg, subgroup) = row_workgroup(facts, "adam", 256);
     Variant {
         kernel: "adam",
         source: include_str!("../../shaders/adam.wgsl"),
-        defines: vec![("ADAM", i64::from(adam)), ("VEC", i64::from(vec4)), ("WG", 256), ("SG", 0)],
+        defines: vec![("ADAM", i64::from(adam)), ("VEC", i64::from(vec4)), ("WG", wg), ("SG", sg)],
         access: if adam { &ACCESS } else { &ACCESS[..6] },
-        subgroup: None,
+        subgroup,
     }
 }
 
-pub(crate) fn variants(_: &Facts) -> Vec<Variant> {
-    [(false, false), (false, true), (true, false), (true, true)].map(|(adam, vec4)| variant(adam, vec4)).into()
+pub(crate) fn variants(facts: &Facts) -> Vec<Variant> {
+    [(false, false), (false, true), (true, false), (true, true)].map(|(adam, vec4)| variant(facts, adam, vec4)).into()
 }
 
 /// Appends one optimiser step of all segments: one dispatch, or one for each range of segments that bindings can hold (and one more
@@ -338,7 +339,7 @@ fn one(
     let adam = matches!(rule, Rule::AdamW(_));
     b.push(OpSpec {
         label: label.into(),
-        variant: variant(adam, g.aligned),
+        variant: variant(b.facts(), adam, g.aligned),
         params,
         bindings,
         grid: [g.chunks.len() as u32, 1, 1],

@@ -2,7 +2,7 @@
 
 use super::adam::{self, Chunk, Segment};
 use super::progress::WORDS;
-use super::{Access, Variant};
+use super::{Access, Variant, row_workgroup};
 use crate::gpu::Facts;
 use crate::plan::{Builder, OpSpec, SlotId};
 use crate::reference;
@@ -15,10 +15,11 @@ const SEGMENTS: usize = 1 << 24;
 const SUM: [Access; 3] = [Access::Read, Access::Read, Access::Write];
 const TOTAL: [Access; 2] = [Access::Read, Access::Write];
 
-fn sum_variant(vec4: bool) -> Variant {
+fn sum_variant(facts: &Facts, vec4: bool) -> Variant {
+    let (wg, sg, subgroup) = row_workgroup(facts, "grad_norm", 256);
     let source = include_str!("../../shaders/grad_norm.wgsl");
-    let defines = vec![("VEC", i64::from(vec4)), ("WG", 256), ("SG", 0)];
-    Variant { kernel: "grad_norm", source, defines, access: &SUM, subgroup: None }
+    let defines = vec![("VEC", i64::from(vec4)), ("WG", wg), ("SG", sg)];
+    Variant { kernel: "grad_norm", source, defines, access: &SUM, subgroup }
 }
 
 fn total_variant() -> Variant {
@@ -26,8 +27,8 @@ fn total_variant() -> Variant {
     Variant { kernel: "grad_norm_total", source, defines: vec![("WG", 256), ("SG", 0)], access: &TOTAL, subgroup: None }
 }
 
-pub(crate) fn variants(_: &Facts) -> Vec<Variant> {
-    vec![sum_variant(false), sum_variant(true), total_variant()]
+pub(crate) fn variants(facts: &Facts) -> Vec<Variant> {
+    vec![sum_variant(facts, false), sum_variant(facts, true), total_variant()]
 }
 
 /// Gradients that lie in one slot.
@@ -110,7 +111,7 @@ fn sum(
     let elements: u64 = chunks.iter().map(|c| c.words.len() as u64).sum();
     b.push(OpSpec {
         label: label.into(),
-        variant: sum_variant(g.aligned),
+        variant: sum_variant(b.facts(), g.aligned),
         params: vec![base as u32, tw.offset / 4, chunks.len() as u32, per as u32, pw.offset, earlier as u32, 0, 0],
         bindings: vec![gw, tw, pw],
         grid: [partials.rows as u32, 1, 1],

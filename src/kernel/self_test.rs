@@ -3,10 +3,12 @@
 //! A tuned variant is one that is right only for some subgroup size. Drivers report that size wrongly, or compile subgroup
 //! operations wrongly, more often than anything else; plain variants need no trust.
 
+use super::adam::{Parameters, Rule, Segment as Trained, Update, adam, chunks};
 use super::attention::{Keys, attention};
 use super::cross_entropy::{CrossEntropy, cross_entropy};
 use super::dots::row_dots;
 use super::attention_backward::{AttentionGradient, attention_backward};
+use super::grad_norm::{Page, grad_norm};
 use super::linear::{Fused, Residual, fuses_gate, linear};
 use super::matmul::{Operand, Product, matmul};
 use super::nll::nll;
@@ -190,9 +192,30 @@ fn probes(facts: &Facts) -> Result<Vec<Probe>> {
     let loss = CrossEntropy { logits: &x, targets, losses: &y, scale: (scale, 0), smoothing: 0.1, gradient: true };
     cross_entropy(&mut p.b, "cross-entropy", &loss)?;
     all.push(p);
+    all.push(optimiser_probe(facts)?);
     // On an adapter without tuned variants there is nothing to do.
     all.retain(|p| p.b.ops().iter().any(|op| op.variant().subgroup.is_some()));
     Ok(all)
+}
+
+/// Dense values and rows, by vec4 and not, and the norm of their gradients.
+fn optimiser_probe(facts: &Facts) -> Result<Probe> {
+    let mut p = Probe::new(facts);
+    let rows = |cols| Update::Rows { indices: 0, count: 2, cols, normalise: true };
+    let segment = |at, len, update| Trained { label: "probe".into(), value: at, gradient: at, len, group: 0, weight_decay: 0.1, update };
+    let segments =
+        [segment(0, 71, Update::Dense), segment(72, 300, rows(100)), segment(373, 71, Update::Clamped), segment(445, 231, rows(77))];
+    let [values, gradients, first] = ["values", "gradients", "first"].map(|label| p.slot(label, 700));
+    let second = p.words("second", vec![0.5f32.to_bits(); 700]);
+    let indices = p.words("indices", vec![2, 0]);
+    let schedule = p.words("schedule", [0.01f32, 1.5, 2.0, 0.0].map(f32::to_bits).repeat(4));
+    let progress = p.words("progress", vec![0; 16]);
+    let table = p.words("table", chunks(&segments));
+    let page = Page { gradients, segments: &segments, table };
+    grad_norm(&mut p.b, "norm", &[page], progress, Some(1.0))?;
+    let slots = Parameters { values, gradients, first, second, indices, schedule, progress, steps: 1 };
+    adam(&mut p.b, "adam", &slots, &segments, table, &Rule::default())?;
+    Ok(p)
 }
 
 fn linear_probe(facts: &Facts, format: (u32, u32), m: usize, cols: usize, gate: bool) -> Result<Probe> {

@@ -96,7 +96,7 @@ fn chi_square(counts: &[usize], p: &[f64], what: &str) {
 }
 
 const SIGMA: [f32; 9] = [5.0, 0.1, 1.0, 1.0, 3.0, 0.5, 8.0, 2.0, 0.25];
-const MANY: usize = 6000;
+const MANY: usize = 4000;
 
 fn own() -> Facts {
     all_facts().remove(0).1
