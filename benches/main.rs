@@ -7,6 +7,7 @@
 mod activate;
 mod add;
 mod attention;
+mod columns;
 mod embedding;
 mod gate;
 mod linear;
@@ -90,6 +91,7 @@ fn all() {
     for family in [
         activate::bench,
         add::bench,
+        columns::bench,
         linear::bench,
         matmul::bench,
         norm::bench,

@@ -6,6 +6,7 @@
 pub mod activate;
 pub mod add;
 pub mod attention;
+pub mod columns;
 mod elementwise;
 pub mod embedding;
 pub mod gate;

@@ -1,6 +1,6 @@
 //! Which permutations there are: for the portability test, the self-test, browsers' compilers and pipeline caches.
 
-use super::{Variant, activate, add, attention, embedding, gate, linear, matmul, nll, norm, roof, rope, rows, sample};
+use super::{Variant, activate, add, attention, columns, embedding, gate, linear, matmul, nll, norm, roof, rope, rows, sample};
 use crate::gpu::Facts;
 use crate::quant::{QuantFormat, Scales};
 use crate::tensor::Format;
@@ -17,6 +17,7 @@ pub fn variants(facts: &Facts) -> Vec<Variant> {
         activate::variants,
         add::variants,
         attention::variants,
+        columns::variants,
         embedding::variants,
         gate::variants,
         linear::variants,

@@ -3,6 +3,7 @@
 pub mod activate;
 pub mod add;
 pub mod attention;
+pub mod columns;
 pub mod embedding;
 pub mod gate;
 pub mod linear;

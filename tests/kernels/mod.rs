@@ -3,6 +3,7 @@
 mod activate;
 mod add;
 mod attention;
+mod columns;
 mod embedding;
 mod gate;
 mod linear;
