@@ -1,7 +1,7 @@
 // y[r, i] = (x[s, i] - mean) * inverse * gain[i] + bias[i]; RMS: no mean, no bias. inverse = 1 / sqrt(variance + eps).
 //
 // A workgroup a row. VEC: by vec4, sizes and places are in these units. LAST: row r of y is the last valid row of sequence r of x
-// (s = r rows_per_sequence + count - 1), else s = r.
+// (s = r rows_per_sequence + count - 1), else s = r. SAVE: mean and inverse are written too, for the gradient.
 #import common/reduce
 #import common/state
 
@@ -9,7 +9,7 @@ struct Params {
     origin: vec4<u32>,
     cols: u32, x_offset: u32, x_stride: u32, y_offset: u32,
     y_stride: u32, gain_offset: u32, bias_offset: u32, eps: f32,
-    sequence_rows: u32, pad0: u32, pad1: u32, pad2: u32,
+    sequence_rows: u32, saved_offset: u32, saved_stride: u32, pad0: u32,
 }
 #if VEC
 alias Unit = vec4<f32>;
@@ -27,6 +27,9 @@ fn total(v: Unit) -> f32 { return v; }
 #end
 #if LAST
 @group(0) @binding($(4 + BIAS)) var<storage, read> state: array<u32>; // (sequences, 32)
+#end
+#if SAVE
+@group(0) @binding($(4 + BIAS + LAST)) var<storage, read_write> saved: array<f32>; // (rows, 2): mean, inverse; in words
 #end
 
 @compute @workgroup_size($WG)
@@ -49,6 +52,12 @@ fn main(@builtin(workgroup_id) wid: vec3<u32>, @builtin(local_invocation_index) 
         squares += total(d * d);
     }
     let inverse = 1.0 / sqrt(sum_all(squares, lane) / n + params.eps);
+#if SAVE
+    if (lane == 0u) {
+        saved[params.saved_offset + row * params.saved_stride] = mean;
+        saved[params.saved_offset + row * params.saved_stride + 1u] = inverse;
+    }
+#end
     for (var i = lane; i < params.cols; i += $(WG)u) {
         var v = (x[at + i] - mean) * inverse * gain[params.gain_offset + i];
 #if BIAS

@@ -14,6 +14,7 @@ pub mod linear;
 pub mod matmul;
 pub mod nll;
 pub mod norm;
+mod norm_backward;
 pub mod progress;
 pub mod roof;
 pub mod rope;

@@ -7,7 +7,7 @@ use super::attention::{Keys, attention};
 use super::linear::{Fused, Residual, fuses_gate, linear};
 use super::matmul::{Operand, Product, matmul};
 use super::nll::nll;
-use super::norm::{Norm, Rows, norm};
+use super::norm::{Norm, NormGradient, norm_backward, norm_saving};
 use super::rope::{Cache, Qkv};
 use super::state::State;
 use crate::gpu::{Context, Facts};
@@ -157,7 +157,13 @@ fn probes(facts: &Facts) -> Result<Vec<Probe>> {
         let (x, y) = (p.tensor("x", 3, cols), p.tensor("y", 3, cols));
         let gain = p.slot("gain", cols);
         let bias = (!rms).then(|| p.slot("bias", cols));
-        norm(&mut p.b, "norm", &x, &y, &Norm { gain, bias, rms, eps: 1e-5 }, Rows::All)?;
+        let saved = p.tensor("saved", 3, 2);
+        norm_saving(&mut p.b, "norm", &x, &y, &Norm { gain, bias, rms, eps: 1e-5 }, &saved)?;
+        all.push(p);
+        let mut p = Probe::new(facts);
+        let (x, dy, saved, dx) = (p.tensor("x", 3, cols), p.tensor("dy", 3, cols), p.tensor("saved", 3, 2), p.tensor("dx", 3, cols));
+        let n = Norm { gain: p.slot("gain", cols), bias: None, rms, eps: 1e-5 };
+        norm_backward(&mut p.b, "norm", &NormGradient { x: &x, dy: &dy, saved: &saved, n: &n, dx: &dx, accumulate: true })?;
         all.push(p);
     }
     for (head_dim, rows, capacity) in [(20, 3, 96), (64, 3, 96), (64, 9, 96), (32, 1, 2048)] {

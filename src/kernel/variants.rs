@@ -1,6 +1,8 @@
 //! Which permutations there are: for the portability test, the self-test, browsers' compilers and pipeline caches.
 
-use super::{Variant, activate, add, attention, columns, embedding, gate, linear, matmul, nll, norm, roof, rope, rows, sample};
+use super::{
+    Variant, activate, add, attention, columns, embedding, gate, linear, matmul, nll, norm, norm_backward, roof, rope, rows, sample,
+};
 use crate::gpu::Facts;
 use crate::quant::{QuantFormat, Scales};
 use crate::tensor::Format;
@@ -24,6 +26,7 @@ pub fn variants(facts: &Facts) -> Vec<Variant> {
         matmul::variants,
         nll::variants,
         norm::variants,
+        norm_backward::variants,
         roof::variants,
         rope::variants,
         rows::variants,

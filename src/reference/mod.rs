@@ -10,6 +10,7 @@ pub mod linear;
 pub mod matmul;
 pub mod nll;
 pub mod norm;
+pub mod norm_backward;
 pub mod roof;
 pub mod rope;
 pub mod rows;

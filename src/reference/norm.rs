@@ -2,12 +2,21 @@
 
 use crate::plan::{Expected, Snapshot, Tolerance, Twin};
 
-/// One normalised row, and the magnitude that its error is measured against: the difference `x - mean` loses what `x` had.
-pub fn row(x: &[f64], gain: &[f64], bias: Option<&[f64]>, rms: bool, eps: f64) -> Vec<(f64, f64)> {
+/// Mean (0 for RMSNorm) and `1 / sqrt(variance + eps)` of a row, with the magnitudes that their errors are measured against: the
+/// variance has the errors of the differences from the mean.
+pub fn statistics(x: &[f64], rms: bool, eps: f64) -> [(f64, f64); 2] {
     let n = x.len() as f64;
     let mean = if rms { 0.0 } else { x.iter().sum::<f64>() / n };
+    let size = if rms { 0.0 } else { x.iter().map(|v| v.abs()).sum::<f64>() / n };
     let variance = x.iter().map(|v| (v - mean) * (v - mean)).sum::<f64>() / n;
+    let loss = x.iter().map(|v| (v - mean).abs() * (v.abs() + mean.abs())).sum::<f64>() / n;
     let inverse = 1.0 / (variance + eps).sqrt();
+    [(mean, size), (inverse, inverse * (1.0 + loss * inverse * inverse))]
+}
+
+/// One normalised row, and the magnitude that its error is measured against: the difference `x - mean` loses what `x` had.
+pub fn row(x: &[f64], gain: &[f64], bias: Option<&[f64]>, rms: bool, eps: f64) -> Vec<(f64, f64)> {
+    let [(mean, _), (inverse, _)] = statistics(x, rms, eps);
     x.iter()
         .enumerate()
         .map(|(i, v)| {
@@ -18,7 +27,7 @@ pub fn row(x: &[f64], gain: &[f64], bias: Option<&[f64]>, rms: bool, eps: f64) -
 }
 
 /// `unit`: words that the parameters count in.
-pub(crate) fn twin(rms: bool, has_bias: bool, last: bool, rows: usize, unit: usize) -> Twin {
+pub(crate) fn twin([rms, has_bias, last, save]: [bool; 4], rows: usize, unit: usize) -> Twin {
     Twin::new(move |s: &Snapshot| {
         let p = &s.params()[4..];
         let [cols, x_offset, x_stride, y_offset, y_stride, gain_offset, bias_offset] =
@@ -28,6 +37,7 @@ pub(crate) fn twin(rms: bool, has_bias: bool, last: bool, rows: usize, unit: usi
         let gain = take(s.f32(2), gain_offset);
         let bias = has_bias.then(|| take(s.f32(3), bias_offset));
         let (mut at, mut want, mut magnitude) = (Vec::new(), Vec::new(), Vec::new());
+        let mut saved = [(Vec::new(), Vec::new(), Vec::new()), (Vec::new(), Vec::new(), Vec::new())];
         for r in 0..rows {
             let source = if last {
                 let state = s.words(3 + usize::from(has_bias));
@@ -41,8 +51,18 @@ pub(crate) fn twin(rms: bool, has_bias: bool, last: bool, rows: usize, unit: usi
                 want.push(v);
                 magnitude.push(m);
             }
+            for (i, (v, m)) in statistics(&x, rms, eps).into_iter().enumerate().filter(|_| save) {
+                saved[i].0.push(p[9] as usize + r * p[10] as usize + i);
+                saved[i].1.push(v);
+                saved[i].2.push(m);
+            }
         }
         // The mean and the variance are sums of `cols` terms each.
-        vec![Expected::Floats { binding: 1, at, want, magnitude, tolerance: Tolerance::sum(2 * cols) }]
+        let tolerance = Tolerance::sum(2 * cols);
+        let mut all = vec![Expected::Floats { binding: 1, at, want, magnitude, tolerance }];
+        let binding = 3 + usize::from(has_bias);
+        let saved = saved.into_iter().filter(|_| save);
+        all.extend(saved.map(|(at, want, magnitude)| Expected::Floats { binding, at, want, magnitude, tolerance }));
+        all
     })
 }
