@@ -18,6 +18,7 @@ mod roof;
 mod rope;
 mod rows;
 mod sample;
+mod turn;
 
 use criterion::{Criterion, Throughput, criterion_main};
 use etalon::gpu::Buffer;
@@ -92,6 +93,7 @@ fn all() {
         activate::bench,
         add::bench,
         columns::bench,
+        turn::bench,
         linear::bench,
         matmul::bench,
         norm::bench,

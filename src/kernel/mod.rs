@@ -23,6 +23,7 @@ pub mod sample;
 mod self_test;
 mod shader;
 pub mod state;
+pub mod turn;
 mod variants;
 
 #[cfg(not(target_arch = "wasm32"))]

@@ -1,7 +1,7 @@
 //! Which permutations there are: for the portability test, the self-test, browsers' compilers and pipeline caches.
 
 use super::{
-    Variant, activate, add, attention, columns, embedding, gate, linear, matmul, nll, norm, norm_backward, roof, rope, rows, sample,
+    Variant, activate, add, attention, columns, embedding, gate, linear, matmul, nll, norm, norm_backward, roof, rope, rows, sample, turn,
 };
 use crate::gpu::Facts;
 use crate::quant::{QuantFormat, Scales};
@@ -31,6 +31,7 @@ pub fn variants(facts: &Facts) -> Vec<Variant> {
         rope::variants,
         rows::variants,
         sample::variants,
+        turn::variants,
     ];
     let plain = facts.plain();
     pairwise(families.iter().flat_map(|family| [family(facts), family(&plain)]).flatten())

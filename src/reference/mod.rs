@@ -15,6 +15,7 @@ pub mod roof;
 pub mod rope;
 pub mod rows;
 pub mod sample;
+pub mod turn;
 
 use crate::quant::Packed;
 use crate::tensor::Format;

@@ -12,6 +12,7 @@ mod norm;
 mod roof;
 mod rope;
 mod sample;
+mod turn;
 
 use etalon::gpu::Buffer;
 use etalon::plan::{Builder, SlotId};
