@@ -1,8 +1,8 @@
 // Sums over rows: y[p, c] (+)= the sum over the rows r of part p of a[r, c] (KIND 0), a[r, c] b[r, c] (1), or
 // a[r, c] (b[r, c] - mean[r]) inverse[r] (2; RMS: without the mean).
 //
-// One invocation a column, or (VEC) four of them, and part; sizes and places are in these units, but for `saved`. A part is `per`
-// rows, taken four at a time by an accumulator each.
+// One invocation SPAN columns, WG apart, or (VEC) vec4 of them, and a part of `per` rows, of which it loads ROWS at once; SUMS
+// accumulators a column. Sizes and places are in these units, but for `saved`.
 struct Params {
     origin: vec4<u32>,
     cols: u32, rows: u32, per: u32, accumulate: u32,
@@ -45,23 +45,46 @@ fn term(row: u32, i: u32) -> Unit {
 
 @compute @workgroup_size($WG)
 fn main(@builtin(workgroup_id) wid: vec3<u32>, @builtin(local_invocation_index) lane: u32) {
-    let i = (wid.x + params.origin.x) * $(WG)u + lane;
+    let i0 = (wid.x + params.origin.x) * $(SPAN * WG)u + lane;
     let part = wid.y + params.origin.y;
-    if (i >= params.cols) { return; }
+    if (i0 >= params.cols) { return; }
     let first = part * params.per;
     let end = min(first + params.per, params.rows);
-    let fours = first + (end - first) / 4u * 4u;
-#for k in 0..4
-    var sum$k = Unit();
+    let whole = first + (end - first) / $(ROWS)u * $(ROWS)u;
+#for s in 1..SPAN
+    let i$s = min(i0 + $(s * WG)u, params.cols - 1u);
 #end
-    for (var row = first; row < fours; row += 4u) {
-#for k in 0..4
-        sum$k += term(row + $(k)u, i);
+#for s in 0..SPAN
+#for k in 0..SUMS
+    var sum_$(s)_$k = Unit();
+#end
+#end
+    for (var row = first; row < whole; row += $(ROWS)u) {
+#for k in 0..ROWS
+#for s in 0..SPAN
+        let v_$(k)_$s = term(row + $(k)u, i$s);
+#end
+#end
+#for k in 0..ROWS
+#for s in 0..SPAN
+        sum_$(s)_$(k % SUMS) += v_$(k)_$s;
+#end
 #end
     }
-    for (var row = fours; row < end; row++) { sum0 += term(row, i); }
-    var sum = (sum0 + sum1) + (sum2 + sum3);
-    let at = params.y_offset + part * params.cols + i;
-    if (params.accumulate != 0u) { sum += y[at]; }
-    y[at] = sum;
+    for (var row = whole; row < end; row++) {
+#for s in 0..SPAN
+        sum_$(s)_0 += term(row, i$s);
+#end
+    }
+    let at = params.y_offset + part * params.cols;
+#for s in 0..SPAN
+    var sum$s = sum_$(s)_0;
+#for k in 1..SUMS
+    sum$s += sum_$(s)_$k;
+#end
+    if (i0 + $(s * WG)u < params.cols) {
+        if (params.accumulate != 0u) { sum$s += y[at + i$s]; }
+        y[at + i$s] = sum$s;
+    }
+#end
 }

@@ -30,25 +30,33 @@ pub enum Columns<'a> {
 
 /// Longest sum that one invocation makes: see `matmul`'s of the same name.
 const RUN: usize = 4096;
+/// Rows whose elements an invocation loads at once.
+const STEP: usize = 8;
 
 const ACCESS: [Access; 4] = [Access::Read, Access::Write, Access::Read, Access::Read];
 
-fn variant(kind: usize, rms: bool, vec4: bool, units: usize) -> Variant {
-    // Half of a larger workgroup would idle.
-    let wg = if (1..=32).contains(&(units % 64)) { 32 } else { 64 };
+fn variant(facts: &Facts, kind: usize, rms: bool, vec4: bool, units: usize) -> Variant {
+    // A CPU reads runs of a row faster than single cache lines of many rows. A GPU's half of a larger workgroup would idle.
+    let (wg, span) = match units % 64 {
+        _ if facts.is_software() && units >= 64 => (8, 4),
+        1..=32 => (32, 1),
+        _ => (64, 1),
+    };
+    let kind_of = [("KIND", kind as i64), ("RMS", i64::from(rms)), ("VEC", i64::from(vec4))];
+    let shape = [("WG", wg), ("SPAN", span), ("SUMS", 4 / span), ("ROWS", if span == 1 { STEP as i64 } else { 4 })];
     Variant {
         kernel: "columns",
         source: include_str!("../../shaders/columns.wgsl"),
-        defines: vec![("KIND", kind as i64), ("RMS", i64::from(rms)), ("VEC", i64::from(vec4)), ("WG", wg)],
+        defines: kind_of.into_iter().chain(shape).collect(),
         access: &ACCESS[..2 + kind],
         subgroup: None,
     }
 }
 
-pub(crate) fn variants(_: &Facts) -> Vec<Variant> {
+pub(crate) fn variants(facts: &Facts) -> Vec<Variant> {
     let kinds = [(0, false), (1, false), (2, false), (2, true)].into_iter();
-    let shapes = [(false, 32), (false, 64), (true, 32), (true, 64)];
-    kinds.flat_map(|(kind, rms)| shapes.map(|(vec4, units)| variant(kind, rms, vec4, units))).collect()
+    let shapes = [(false, 32), (false, 63), (false, 64), (true, 32), (true, 63), (true, 64)];
+    kinds.flat_map(|(kind, rms)| shapes.map(|(vec4, units)| variant(facts, kind, rms, vec4, units))).collect()
 }
 
 /// Appends `y[c] = sum_r …` over the rows of [`Columns`], plus what y held where it accumulates; y is `1 x cols`, in a slot of its
@@ -78,12 +86,11 @@ pub fn column_sums(b: &mut Builder, label: &str, what: &Columns<'_>, y: &Tensor,
     for r in chunks {
         let operands = whole.slice(&r);
         let (units, accumulate) = (cols.div_ceil(4), accumulate || r.start > 0);
-        let parts = parts(b.facts(), r.len(), units);
-        if parts == 1 {
-            operands.push(b, label, y, r.len(), accumulate)?;
+        let per = rows_of_part(b.facts(), r.len(), units);
+        if per >= r.len() {
+            operands.push(b, label, y, per, accumulate)?;
             continue;
         }
-        let per = r.len().div_ceil(parts);
         let partial = b.transient(format!("{label} parts"), r.len().div_ceil(per), cols);
         operands.push(b, label, &partial, per, false)?;
         Operands::new(&Columns::Sum(&partial)).push(b, &format!("{label} sum"), y, partial.rows, accumulate)?;
@@ -91,10 +98,11 @@ pub fn column_sums(b: &mut Builder, label: &str, what: &Columns<'_>, y: &Tensor,
     Ok(())
 }
 
-/// Parts of so many rows: no more than keep a device busy, nor than make the sum of the parts longer than one of them.
-fn parts(facts: &Facts, rows: usize, units: usize) -> usize {
+/// Rows of a part: no more parts than keep a device busy, nor than make the sum of the parts longer than one of them.
+fn rows_of_part(facts: &Facts, rows: usize, units: usize) -> usize {
     let busy: usize = if facts.is_software() { 1 << 9 } else { 1 << 16 };
-    busy.div_ceil(units).min(rows.isqrt()).max(rows.div_ceil(RUN)).max(1)
+    let parts = busy.div_ceil(units).min(rows.isqrt()).max(rows.div_ceil(RUN)).max(1);
+    rows.div_ceil(parts).next_multiple_of(STEP)
 }
 
 /// The operands in the shader's terms.
@@ -142,11 +150,11 @@ impl Operands {
         let mut params = vec![units as u32, rows as u32, per as u32, u32::from(accumulate)];
         params.extend(places.map(|n| n / unit as u32));
         params.extend([third.0.offset, third.1 as u32, 0]);
-        let v = variant(bindings.len() - 2, self.rms, vec4, units);
+        let v = variant(b.facts(), bindings.len() - 2, self.rms, vec4, units);
         let read = rows * cols * (1 + usize::from(self.b.is_some()));
         b.push(OpSpec {
             label: label.into(),
-            grid: [units.div_ceil(v.define("WG") as usize) as u32, y.rows as u32, 1],
+            grid: [units.div_ceil((v.define("WG") * v.define("SPAN")) as usize) as u32, y.rows as u32, 1],
             variant: v,
             params,
             bindings,

@@ -46,8 +46,11 @@ fn check(facts: &Facts, rows: usize, cols: usize, kind: usize, accumulate: bool)
 
 #[test]
 fn sums_of_columns_match_the_twin() {
-    for (_, facts) in all_facts() {
-        for (i, (rows, cols)) in [(1, 1), (5, 3), (64, 65), (577, 96), (130, 256), (31, 260), (0, 8), (2, 0)].into_iter().enumerate() {
+    let mut gpu = all_facts().remove(1).1; // what a GPU gets
+    gpu.info.device_type = wgpu::DeviceType::DiscreteGpu;
+    for facts in all_facts().into_iter().map(|f| f.1).chain([gpu]) {
+        let sizes = [(1, 1), (5, 3), (64, 65), (577, 96), (130, 256), (31, 260), (100, 160), (0, 8), (2, 0)];
+        for (i, (rows, cols)) in sizes.into_iter().enumerate() {
             for kind in 0..4 {
                 check(&facts, rows, cols, kind, (i + kind) % 2 == 0);
             }
@@ -78,7 +81,7 @@ fn few_columns_of_many_rows_fill_a_gpu() {
             column_sums(&mut b, "sums", &Columns::Sum(&a), &y, false).unwrap();
             let plan = b.finish().unwrap();
             let groups: u32 = plan.ops()[0].cuts().iter().map(|(_, size)| size.iter().product::<u32>()).sum();
-            assert!(plan.ops().len() == 2 && groups >= 45, "{cols}: {groups} workgroups");
+            assert!(plan.ops().len() == 2 && groups >= 43, "{cols}: {groups} workgroups");
         }
     }
 }
