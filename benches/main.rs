@@ -4,9 +4,11 @@
 
 #![allow(clippy::unwrap_used, clippy::expect_used, missing_docs, reason = "a benchmark that cannot run should stop")]
 
+mod adam;
 mod attention;
 mod embedding;
 mod gate;
+mod grad_norm;
 mod linear;
 mod matmul;
 mod nll;
@@ -97,6 +99,8 @@ fn all() {
         rows::bench,
         nll::bench,
         sample::bench,
+        adam::bench,
+        grad_norm::bench,
     ] {
         family(&mut c);
     }

@@ -3,9 +3,11 @@
 //! A family's five files share one stem: `shaders/X.wgsl`, `src/kernel/X.rs`, `src/reference/X.rs`, `tests/kernels/X.rs`
 //! and `benches/X.rs`.
 
+pub mod adam;
 pub mod attention;
 pub mod embedding;
 pub mod gate;
+pub mod grad_norm;
 pub mod linear;
 pub mod matmul;
 pub mod nll;

@@ -3,7 +3,9 @@
 //! A tuned variant is one that is right only for some subgroup size. Drivers report that size wrongly, or compile subgroup
 //! operations wrongly, more often than anything else; plain variants need no trust.
 
+use super::adam::{Parameters, Rule, Segment as Trained, Update, adam, chunks};
 use super::attention::{Keys, attention};
+use super::grad_norm::grad_norm;
 use super::linear::{Fused, Residual, fuses_gate, linear};
 use super::matmul::{Operand, Product, matmul};
 use super::nll::nll;
@@ -168,6 +170,7 @@ fn probes(facts: &Facts) -> Result<Vec<Probe>> {
     let targets = p.words("targets", vec![5, 576]);
     nll(&mut p.b, "nll", &x, targets, &y)?;
     all.push(p);
+    all.push(optimiser_probe(facts)?);
     // On an adapter without tuned variants there is nothing to do.
     all.retain(|p| p.b.ops().iter().any(|op| op.variant().subgroup.is_some()));
     Ok(all)
@@ -223,6 +226,25 @@ fn attention_probe(facts: &Facts, head_dim: usize, rows: usize, capacity: usize)
     let cache = Cache { k, v, capacity, sequences: 1, kv_heads, head_dim };
     let o = p.tensor("o", rows, heads * head_dim);
     attention(&mut p.b, "attention", state, &x, &Keys::Cache(cache), head_dim, 0.2, &o)?;
+    Ok(p)
+}
+
+/// Dense values and rows, by vec4 and not, and the norm of their gradients.
+fn optimiser_probe(facts: &Facts) -> Result<Probe> {
+    let mut p = Probe::new(facts);
+    let rows = |cols| Update::Rows { indices: 0, count: 2, cols, normalise: true };
+    let segment = |at, len, update| Trained { label: "probe".into(), value: at, gradient: at, len, group: 0, weight_decay: 0.1, update };
+    let segments =
+        [segment(0, 71, Update::Dense), segment(72, 300, rows(100)), segment(373, 71, Update::Clamped), segment(445, 231, rows(77))];
+    let [values, gradients, first] = ["values", "gradients", "first"].map(|label| p.slot(label, 700));
+    let second = p.words("second", vec![0.5f32.to_bits(); 700]);
+    let indices = p.words("indices", vec![2, 0]);
+    let schedule = p.words("schedule", [0.01f32, 1.5, 2.0, 0.0].map(f32::to_bits).repeat(4));
+    let progress = p.words("progress", vec![0; 16]);
+    let table = p.words("table", chunks(&segments));
+    grad_norm(&mut p.b, "norm", gradients, &segments, table, progress, Some(1.0))?;
+    let slots = Parameters { values, gradients, first, second, indices, schedule, progress, steps: 1 };
+    adam(&mut p.b, "adam", &slots, &segments, table, &Rule::default())?;
     Ok(p)
 }
 

@@ -1,6 +1,6 @@
 //! Which permutations there are: for the portability test, the self-test, browsers' compilers and pipeline caches.
 
-use super::{Variant, attention, embedding, gate, linear, matmul, nll, norm, roof, rope, rows, sample};
+use super::{Variant, adam, attention, embedding, gate, grad_norm, linear, matmul, nll, norm, roof, rope, rows, sample};
 use crate::gpu::Facts;
 use crate::quant::{QuantFormat, Scales};
 use crate::tensor::Format;
@@ -13,10 +13,12 @@ use std::collections::HashSet;
 /// number (`D`: head dimensions, `GROUP`: weights a scale, `ZERO`: zero points) stand for the rest with a few of their values.
 /// Plain variants that would replace a refused one are listed too.
 pub fn variants(facts: &Facts) -> Vec<Variant> {
-    let families: [fn(&Facts) -> Vec<Variant>; 11] = [
+    let families: [fn(&Facts) -> Vec<Variant>; 13] = [
+        adam::variants,
         attention::variants,
         embedding::variants,
         gate::variants,
+        grad_norm::variants,
         linear::variants,
         matmul::variants,
         nll::variants,

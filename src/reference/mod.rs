@@ -1,8 +1,10 @@
 //! CPU twins: for each kernel a plain function in f64 that shares nothing with the shader, under the same file name.
 
+pub mod adam;
 pub mod attention;
 pub mod embedding;
 pub mod gate;
+pub mod grad_norm;
 pub mod linear;
 pub mod matmul;
 pub mod nll;

@@ -1,8 +1,10 @@
 //! Every kernel against its CPU twin on fresh random inputs, poisoned outputs and awkward shapes.
 
+mod adam;
 mod attention;
 mod embedding;
 mod gate;
+mod grad_norm;
 mod linear;
 mod matmul;
 mod norm;

@@ -1,0 +1,110 @@
+//! The norm of all gradients, what they are clipped by, and whether they are finite.
+
+use super::adam::{self, Chunk, Segment};
+use super::progress::WORDS;
+use super::{Access, Variant, row_workgroup};
+use crate::gpu::Facts;
+use crate::plan::{Builder, OpSpec, SlotId};
+use crate::reference;
+use crate::tensor::Tensor;
+use crate::{Error, Result};
+
+/// Most segments: their numbers are exact in f32.
+const SEGMENTS: usize = 1 << 24;
+
+const SUM: [Access; 3] = [Access::Read, Access::Read, Access::Write];
+const TOTAL: [Access; 2] = [Access::Read, Access::Write];
+
+fn sum_variant(facts: &Facts, vec4: bool) -> Variant {
+    let (wg, sg, subgroup) = row_workgroup(facts, "grad_norm", 256);
+    let source = include_str!("../../shaders/grad_norm.wgsl");
+    let defines = vec![("VEC", i64::from(vec4)), ("WG", wg), ("SG", sg)];
+    Variant { kernel: "grad_norm", source, defines, access: &SUM, subgroup }
+}
+
+fn total_variant() -> Variant {
+    let source = include_str!("../../shaders/grad_norm_total.wgsl");
+    Variant { kernel: "grad_norm_total", source, defines: vec![("WG", 256), ("SG", 0)], access: &TOTAL, subgroup: None }
+}
+
+pub(crate) fn variants(facts: &Facts) -> Vec<Variant> {
+    vec![sum_variant(facts, false), sum_variant(facts, true), total_variant()]
+}
+
+/// Appends the norm of the gradients of all segments to the run's progress: `NORM = sqrt(sum g^2)` and
+/// `CLIP = min(1, clip / (NORM + 1e-6))`, as `torch.nn.utils.clip_grad_norm_`; 1 without `clip`. `table` holds
+/// [`super::adam::chunks`] of the same segments.
+///
+/// A gradient that is not finite (or above 1e15) makes `NORM` infinite, `CLIP` 0 and, where it was 0, `FAULT` 1 + the number of
+/// the first such segment.
+///
+/// # Errors
+/// [`Error::Shape`] where segments share words, rows do not fit, or there is no gradient at all; [`Error::Limit`].
+pub fn grad_norm(
+    b: &mut Builder,
+    label: &str,
+    gradients: SlotId,
+    segments: &[Segment],
+    table: SlotId,
+    progress: SlotId,
+    clip: Option<f32>,
+) -> Result<()> {
+    adam::check(segments)?;
+    let chunks = adam::cut(segments);
+    if chunks.is_empty() || segments.len() >= SEGMENTS {
+        return Err(Error::shape("grad_norm", format!("{label}: {} chunks of {} segments", chunks.len(), segments.len())));
+    }
+    // Enough workgroups for a large GPU, few sums for the last one.
+    let per = (chunks.len() / 1024).clamp(1, 16);
+    let groups = adam::groups(b.facts(), segments, &chunks, false);
+    let count: usize = groups.iter().map(|g| g.chunks.len().div_ceil(per)).sum();
+    let partials = b.transient(format!("{label} sums"), count, 2);
+    let mut first = 0;
+    for g in &groups {
+        let rows = partials.slice_rows(first..first + g.chunks.len().div_ceil(per));
+        first += rows.rows;
+        sum(b, label, (gradients, table), segments, &chunks[g.chunks.clone()], g, per, &rows)?;
+    }
+    let bindings = vec![b.view(&partials)?, b.window(progress, 0..WORDS)?];
+    b.push(OpSpec {
+        label: format!("{label} total"),
+        variant: total_variant(),
+        params: vec![count as u32, u32::from(clip.is_some()), clip.unwrap_or(1.0).to_bits(), 0],
+        bindings,
+        grid: [1, 1, 1],
+        bytes: 8 * count as u64,
+        flops: count as u64,
+        twin: reference::grad_norm::total_twin(count, clip),
+    })
+}
+
+#[expect(clippy::too_many_arguments, reason = "all of them are the operands of one dispatch")]
+fn sum(
+    b: &mut Builder,
+    label: &str,
+    (gradients, table): (SlotId, SlotId),
+    segments: &[Segment],
+    chunks: &[Chunk],
+    g: &adam::Group,
+    per: usize,
+    partials: &Tensor,
+) -> Result<()> {
+    let (gw, tw, pw) = (b.window(gradients, g.gradients.clone())?, b.window(table, adam::table_range(&g.chunks))?, b.view(partials)?);
+    let base = (gw.binding.offset / 4) as usize;
+    let places = |c: &Chunk| {
+        let from = segments[c.segment].gradient;
+        (c.segment, from + c.words.start - base..from + c.words.end - base)
+    };
+    let works = chunks.chunks(per).map(|work| work.iter().map(places).collect()).collect();
+    let elements: u64 = chunks.iter().map(|c| c.words.len() as u64).sum();
+    b.push(OpSpec {
+        label: label.into(),
+        variant: sum_variant(b.facts(), g.aligned),
+        params: vec![base as u32, tw.offset / 4, chunks.len() as u32, per as u32, pw.offset, 0, 0, 0],
+        bindings: vec![gw, tw, pw],
+        grid: [partials.rows as u32, 1, 1],
+        bytes: 4 * elements,
+        flops: 2 * elements,
+        twin: reference::grad_norm::sum_twin(works, pw.offset as usize),
+    })
+}
