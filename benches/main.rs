@@ -6,6 +6,7 @@
 
 mod adam;
 mod attention;
+mod draw;
 mod embedding;
 mod gate;
 mod grad_norm;
@@ -17,6 +18,7 @@ mod roof;
 mod rope;
 mod rows;
 mod sample;
+mod select;
 
 use criterion::{Criterion, Throughput, criterion_main};
 use etalon::gpu::Buffer;
@@ -99,8 +101,10 @@ fn all() {
         rows::bench,
         nll::bench,
         sample::bench,
+        select::bench,
         adam::bench,
         grad_norm::bench,
+        draw::bench,
     ] {
         family(&mut c);
     }

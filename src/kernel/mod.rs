@@ -5,6 +5,7 @@
 
 pub mod adam;
 pub mod attention;
+pub mod draw;
 pub mod embedding;
 pub mod gate;
 pub mod grad_norm;
@@ -17,6 +18,7 @@ pub mod roof;
 pub mod rope;
 pub mod rows;
 pub mod sample;
+pub mod select;
 mod self_test;
 mod shader;
 pub mod state;

@@ -1,6 +1,6 @@
 //! Which permutations there are: for the portability test, the self-test, browsers' compilers and pipeline caches.
 
-use super::{Variant, adam, attention, embedding, gate, grad_norm, linear, matmul, nll, norm, roof, rope, rows, sample};
+use super::{Variant, adam, attention, draw, embedding, gate, grad_norm, linear, matmul, nll, norm, roof, rope, rows, sample, select};
 use crate::gpu::Facts;
 use crate::quant::{QuantFormat, Scales};
 use crate::tensor::Format;
@@ -13,9 +13,10 @@ use std::collections::HashSet;
 /// number (`D`: head dimensions, `GROUP`: weights a scale, `ZERO`: zero points) stand for the rest with a few of their values.
 /// Plain variants that would replace a refused one are listed too.
 pub fn variants(facts: &Facts) -> Vec<Variant> {
-    let families: [fn(&Facts) -> Vec<Variant>; 13] = [
+    let families: [fn(&Facts) -> Vec<Variant>; 15] = [
         adam::variants,
         attention::variants,
+        draw::variants,
         embedding::variants,
         gate::variants,
         grad_norm::variants,
@@ -27,6 +28,7 @@ pub fn variants(facts: &Facts) -> Vec<Variant> {
         rope::variants,
         rows::variants,
         sample::variants,
+        select::variants,
     ];
     let plain = facts.plain();
     pairwise(families.iter().flat_map(|family| [family(facts), family(&plain)]).flatten())

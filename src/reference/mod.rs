@@ -2,6 +2,7 @@
 
 pub mod adam;
 pub mod attention;
+pub mod draw;
 pub mod embedding;
 pub mod gate;
 pub mod grad_norm;
@@ -13,6 +14,7 @@ pub mod roof;
 pub mod rope;
 pub mod rows;
 pub mod sample;
+pub mod select;
 
 use crate::quant::Packed;
 use crate::tensor::Format;

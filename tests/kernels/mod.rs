@@ -2,6 +2,7 @@
 
 mod adam;
 mod attention;
+mod draw;
 mod embedding;
 mod gate;
 mod grad_norm;
@@ -11,6 +12,7 @@ mod norm;
 mod roof;
 mod rope;
 mod sample;
+mod select;
 
 use etalon::gpu::Buffer;
 use etalon::plan::{Builder, SlotId};
