@@ -13,6 +13,8 @@ pub mod tensor;
 pub mod format;
 #[cfg(feature = "models")]
 pub mod model;
+#[cfg(feature = "models")]
+pub mod train;
 
 pub use error::{Error, Result};
 pub use gpu::{Context, ContextOptions, Facts};

@@ -11,3 +11,4 @@ mod models;
 mod plan;
 mod portability;
 mod self_test;
+mod train;

@@ -1,0 +1,5 @@
+//! What training needs around the device: files, data and shapes.
+
+mod data;
+mod files;
+mod presets;
