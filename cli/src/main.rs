@@ -9,6 +9,8 @@ mod hub;
 mod inspect;
 mod logits;
 mod perplexity;
+#[cfg_attr(not(test), expect(dead_code, reason = "training curves will use it"))]
+mod plot;
 mod selftest;
 mod stop;
 mod verify;
