@@ -2,6 +2,8 @@
 
 use anyhow::{Result, anyhow, bail};
 use etalon::format::write_atomically;
+use plotters::coord::ranged1d::{KeyPointHint, NoDefaultFormatting, Ranged, ValueFormatter};
+use plotters::element::DashedPathElement;
 use plotters::prelude::*;
 use std::ops::Range;
 use std::path::Path;
@@ -37,16 +39,14 @@ pub(crate) type Series = (String, Vec<(f64, f64)>);
 /// Points of short curves are marked.
 pub(crate) fn lines(path: &Path, title: &str, x_label: &str, y_label: &str, log_y: bool, series: &[Series]) -> Result<()> {
     let usable = |p: &(f64, f64)| p.0.abs() < HUGE && p.1.abs() < HUGE && (!log_y || p.1 > 0.0);
-    // The chart itself is linear.
-    let place = |p: &(f64, f64)| (p.0, if log_y { p.1.log10() } else { p.1 });
-    let curves = series.iter().map(|(name, points)| (name.clone(), points.iter().filter(|p| usable(p)).map(place).collect()));
+    let curves = series.iter().map(|(name, points)| (name.clone(), points.iter().copied().filter(usable).collect()));
     let series: Vec<Series> = curves.collect();
     let all = || series.iter().flat_map(|s| &s.1);
-    let (Some(x), Some(y)) = (range(all().map(|p| p.0)), range(all().map(|p| p.1))) else {
+    let (x, y) = (Axis::over(all().map(|p| p.0), false), Axis::over(all().map(|p| p.1), log_y));
+    let (Some(x), Some(y)) = (x, y) else {
         bail!("{}: there is no point to draw", path.display());
     };
-    let margin = (y.end - y.start) / 20.0;
-    let plot = Plot { title, labels: (x_label, y_label), x, y: y.start - margin..y.end + margin, log_y, series: &series };
+    let plot = Plot { title, labels: (x_label, y_label), axes: (x, y), series: &series };
     let mut svg = String::new();
     plot.draw(&mut svg).map_err(|e| anyhow!("{}: the curves cannot be drawn: {e}", path.display()))?;
     Ok(write_atomically(path, svg.as_bytes())?)
@@ -55,33 +55,27 @@ pub(crate) fn lines(path: &Path, title: &str, x_label: &str, y_label: &str, log_
 struct Plot<'a> {
     title: &'a str,
     labels: (&'a str, &'a str),
-    x: Range<f64>,
-    /// Logarithms with `log_y`, as the points are.
-    y: Range<f64>,
-    log_y: bool,
+    axes: (Axis, Axis),
     series: &'a [Series],
 }
 
 impl Plot<'_> {
-    fn draw(&self, svg: &mut String) -> Result<(), DrawingAreaErrorKind<std::io::Error>> {
+    fn draw(self, svg: &mut String) -> Result<(), DrawingAreaErrorKind<std::io::Error>> {
         let root = SVGBackend::with_string(svg, SIZE).into_drawing_area();
         // Readers in the dark get a white page too, not black letters on black.
         root.fill(&WHITE)?;
-        let y_ticks = if self.log_y { log_ticks(&self.y) } else { ticks(&self.y) };
         let mut chart = ChartBuilder::on(&root)
             .caption(self.title, ("sans-serif", 22))
             .margin(16)
             .x_label_area_size(48)
             .y_label_area_size(72)
-            .build_cartesian_2d(self.x.clone().with_key_points(ticks(&self.x)), self.y.clone().with_key_points(y_ticks))?;
+            .build_cartesian_2d(self.axes.0, self.axes.1)?;
         chart
             .configure_mesh()
             .x_desc(self.labels.0)
             .y_desc(self.labels.1)
             .axis_desc_style(("sans-serif", 17))
             .label_style(("sans-serif", 15))
-            .x_label_formatter(&|v| number(*v))
-            .y_label_formatter(&|v| number(if self.log_y { 10f64.powf(*v) } else { *v }))
             .bold_line_style(BLACK.mix(0.15))
             .draw()?;
         for (i, (name, points)) in self.series.iter().enumerate() {
@@ -115,12 +109,59 @@ impl Plot<'_> {
     }
 }
 
-/// From the least to the largest, with some room if they are equal.
-fn range(values: impl Iterator<Item = f64>) -> Option<Range<f64>> {
-    let (low, high) = values.fold((f64::INFINITY, f64::NEG_INFINITY), |(low, high), v| (low.min(v), high.max(v)));
-    let wide = high - low > 1e-9 * high.abs().max(low.abs());
-    let room = if wide { 0.0 } else { (high.abs() * 0.1).max(1e-300) };
-    (low <= high).then_some(low - room..high + room)
+/// An axis with round numbers.
+#[derive(Clone)]
+struct Axis {
+    range: Range<f64>,
+    log: bool,
+    ticks: Vec<f64>,
+}
+
+impl Axis {
+    /// From the least to the largest value, with some room around.
+    fn over(values: impl Iterator<Item = f64>, log: bool) -> Option<Self> {
+        let scaled = values.map(|v| scale(v, log));
+        let (low, high) = scaled.fold((f64::INFINITY, f64::NEG_INFINITY), |(low, high), v| (low.min(v), high.max(v)));
+        if low > high {
+            return None;
+        }
+        let wide = high - low > 1e-9 * high.abs().max(low.abs());
+        let room = if wide { (high - low) / 25.0 } else { (high.abs() / 10.0).max(1e-3) };
+        let range = low - room..high + room;
+        let ticks = if log { log_ticks(&range) } else { ticks(&range) };
+        Some(Self { range, log, ticks })
+    }
+}
+
+/// A value as it lies on an axis.
+fn scale(v: f64, log: bool) -> f64 {
+    if log { v.log10() } else { v }
+}
+
+impl Ranged for Axis {
+    type FormatOption = NoDefaultFormatting;
+    type ValueType = f64;
+
+    fn map(&self, value: &f64, limit: (i32, i32)) -> i32 {
+        let part = (scale(*value, self.log) - self.range.start) / (self.range.end - self.range.start);
+        limit.0 + (f64::from(limit.1 - limit.0) * part).round() as i32
+    }
+
+    fn key_points<Hint: KeyPointHint>(&self, hint: Hint) -> Vec<f64> {
+        // Only lines that have a number.
+        if hint.weight().allow_light_points() { Vec::new() } else { self.ticks.clone() }
+    }
+
+    fn range(&self) -> Range<f64> {
+        let back = |v: f64| if self.log { 10f64.powf(v) } else { v };
+        back(self.range.start)..back(self.range.end)
+    }
+}
+
+impl ValueFormatter<f64> for Axis {
+    fn format(value: &f64) -> String {
+        number(*value)
+    }
 }
 
 /// Round numbers of a range: some 5 to 10.
@@ -135,17 +176,21 @@ fn ticks(range: &Range<f64>) -> Vec<f64> {
     (0..16).map(|i| (first + f64::from(i)) * step).filter(|t| *t <= range.end).collect()
 }
 
-/// The same of a range of decimal logarithms, for their numbers: powers of ten with 2 and 5 between, as there is room for.
+/// The same where the range is one of decimal logarithms: powers of ten, with round numbers between as there is room
+/// for.
 fn log_ticks(range: &Range<f64>) -> Vec<f64> {
     let decades = range.end - range.start;
-    if decades < 1.0 {
-        let linear = ticks(&(10f64.powf(range.start)..10f64.powf(range.end)));
-        return linear.into_iter().filter(|t| *t > 0.0).map(f64::log10).collect();
+    if decades < 0.4 {
+        return ticks(&(10f64.powf(range.start)..10f64.powf(range.end)));
     }
-    let among: &[f64] = if decades < 4.0 { &[1.0, 2.0, 5.0] } else { &[1.0] };
+    let among: &[f64] = match decades {
+        ..1.0 => &[1.0, 2.0, 3.0, 4.0, 5.0, 6.0, 7.0, 8.0, 9.0],
+        ..4.0 => &[1.0, 2.0, 5.0],
+        _ => &[1.0],
+    };
     let every = ((decades / 10.0).ceil() as i32).max(1);
     let powers = (range.start.floor() as i32..=range.end.ceil() as i32).filter(|p| p % every == 0);
-    powers.flat_map(|p| among.iter().map(move |m| f64::from(p) + m.log10())).filter(|t| range.contains(t)).collect()
+    powers.flat_map(|p| among.iter().map(move |m| m * 10f64.powi(p))).filter(|t| range.contains(&t.log10())).collect()
 }
 
 /// A number of an axis: short, and without the noise of the last digits.
@@ -227,9 +272,10 @@ mod tests {
             |a: Vec<f64>, b: &[f64]| assert!(a.len() == b.len() && a.iter().zip(b).all(|(a, b)| (a - b).abs() < 1e-9), "{a:?} {b:?}");
         near(ticks(&(0.0..2000.0)), &[0.0, 500.0, 1000.0, 1500.0, 2000.0]);
         near(ticks(&(-0.31..0.41)), &[-0.3, -0.2, -0.1, 0.0, 0.1, 0.2, 0.3, 0.4]);
-        near(log_ticks(&(0.9..2.2)), &[10f64, 20.0, 50.0, 100.0].map(f64::log10));
-        near(log_ticks(&(0.3..0.8)), &[2f64, 3.0, 4.0, 5.0, 6.0].map(f64::log10));
-        near(log_ticks(&(-6.1..-1.9)), &[-6.0, -5.0, -4.0, -3.0, -2.0]);
+        near(log_ticks(&(0.9..2.2)), &[10.0, 20.0, 50.0, 100.0]);
+        near(log_ticks(&(0.3..0.8)), &[2.0, 3.0, 4.0, 5.0, 6.0]);
+        near(log_ticks(&(0.3..0.5)), &[2.0, 2.2, 2.4, 2.6, 2.8, 3.0]);
+        near(log_ticks(&(-6.1..-1.9)), &[1e-6, 1e-5, 1e-4, 1e-3, 1e-2]);
         for (v, text) in [(0.0, "0"), (0.30000000000000004, "0.3"), (1500.0, "1500"), (-2.5, "-2.5"), (0.0005, "0.0005"), (2e-5, "2e-5")] {
             assert_eq!(number(v), text);
         }

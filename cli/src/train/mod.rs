@@ -105,10 +105,10 @@ impl SourceArgs {
             Some(p) => read_text(p)?,
             None => train_bpe(&[&text], self.vocabulary).with_context(|| format!("a vocabulary from {}", path.display()))?,
         };
-        let parsed = Tokenizer::from_json("tokenizer.json", tokenizer.as_bytes())?;
+        let parsed = Tokenizer::from_json(tokenizer.as_bytes())?;
         let config = match &self.config {
             Some(p) => read_text(p)?,
-            None => preset(&self.preset, parsed.vocabulary(), context)?,
+            None => preset(&self.preset, parsed.vocab_size(), context)?,
         };
         let corpus = Corpus::new(&parsed, &text, valid.as_deref(), context)?;
         Ok(Prepared { config, tokenizer, corpus })
