@@ -29,8 +29,3 @@ pub use network::Spec;
 pub use options::Options;
 pub use run::{StepReport, Trainer};
 pub use schedule::{Events, Schedule, table};
-//! Training: data, model shapes and random numbers of the host.
-
-pub mod data;
-pub mod presets;
-pub mod random;
