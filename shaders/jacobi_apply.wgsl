@@ -46,7 +46,7 @@ fn main(@builtin(workgroup_id) wid: vec3<u32>, @builtin(local_invocation_index) 
     let tile = wid.x + params.origin.x;
     let place = wid.y + params.origin.y;
     let layer = wid.z + params.origin.z;
-    let j = (layer * (params.blocks / 2u) + place) * $(P * P / 4 + 1)u;
+    let j = layer * layer_turns(params.blocks) + place * $(P * P / 4 + 1)u;
     if (state[(params.first_layer + layer) * STATE + DONE] != 0u || turns[j + $(P * P / 4)u].x == 0.0) { return; }
     let pair = pair_of(params.blocks, params.round, place);
     if (tile < params.tiles0) {

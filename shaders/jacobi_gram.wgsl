@@ -200,7 +200,7 @@ fn main(@builtin(workgroup_id) wid: vec3<u32>, @builtin(local_invocation_index) 
     let own = (params.first_layer + layer) * STATE;
     if (state[own + DONE] == 0u) {
         let low = params.floor * params.floor * bitcast<f32>(state[own + LARGEST]) * bitcast<f32>(state[own + LARGEST]);
-        let to = (layer * (params.blocks / 2u) + place) * $(P * P / 4 + 1)u;
+        let to = layer * layer_turns(params.blocks) + place * $(P * P / 4 + 1)u;
         gram(layer * params.layer_step, pair_of(params.blocks, params.round, place), lane);
         var peak = 0u;
         for (var b = lane; b < $(P * P)u; b += $(WG)u) {

@@ -3,6 +3,7 @@
 // OP 0: chooses the row; it starts from what it holds, or where that failed or is zero from random numbers.
 // OP 1: coefs[j] = <row j, the chosen row> for rows that have a direction, else 0; own[PASS] = |the chosen row|^2.
 // OP 2: subtracts these multiples of the rows.    OP 3: after three passes of both, judges and normalises the row.
+#import common/reduce
 #import common/svd
 
 struct Params {
@@ -13,7 +14,6 @@ struct Params {
 @group(0) @binding(0) var<uniform> params: Params;
 #let EXTRA = 4
 #if OP == 0
-#import common/reduce
 @group(0) @binding(1) var<storage, read_write> a: array<f32>; // (layers, padded, cols)
 @group(0) @binding(2) var<storage, read> rows: array<u32>; // (layers, 4, padded)
 @group(0) @binding(3) var<storage, read_write> state: array<u32>; // (layers, 16)
@@ -47,7 +47,6 @@ fn main(@builtin(workgroup_id) wid: vec3<u32>, @builtin(local_invocation_index) 
 }
 #end
 #if OP == 1
-#import common/reduce
 @group(0) @binding(1) var<storage, read> a: array<vec4<f32>>;
 @group(0) @binding(2) var<storage, read> rows: array<u32>;
 @group(0) @binding(3) var<storage, read> state: array<u32>;
@@ -99,7 +98,6 @@ fn main(@builtin(workgroup_id) wid: vec3<u32>, @builtin(local_invocation_index) 
 }
 #end
 #if OP == 3
-#import common/reduce
 @group(0) @binding(1) var<storage, read_write> a: array<f32>;
 @group(0) @binding(2) var<storage, read> coefs: array<f32>;
 @group(0) @binding(3) var<storage, read_write> rows: array<u32>;

@@ -2,13 +2,14 @@
 //
 // OP 0: peaks[at] = max(itself, max |G - I|), peaks[at + 1] likewise the largest sum of magnitudes of a row: a bound on the largest
 // eigenvalue.    OP 1: G as above, c being 1 where that bound is below 2.9 (a step converges below 3), else what brings it there.
+#import common/reduce
+
 struct Params {
     origin: vec4<u32>,
     k: u32, stride: u32, at: u32, pad0: u32,
 }
 @group(0) @binding(0) var<uniform> params: Params;
 #if OP == 0
-#import common/reduce
 @group(0) @binding(1) var<storage, read> g: array<f32>; // (k, k)
 @group(0) @binding(2) var<storage, read_write> peaks: array<atomic<u32>>;
 

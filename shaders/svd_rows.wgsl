@@ -4,6 +4,7 @@
 // OP 0: norm = |row|.    OP 1: flag = norm <= least (largest norm); the largest norm and the number of flags go to the state.
 // OP 2: row = row / norm (0 where that is 0), or with TIMES row = row norm.
 // OP 3: sign = that of the row's first entry of the largest magnitude.    OP 4: order by norms, the largest first.
+#import common/reduce
 #import common/svd
 
 struct Params {
@@ -14,7 +15,6 @@ struct Params {
 const PADDING: u32 = 0xffffffffu;
 @group(0) @binding(0) var<uniform> params: Params;
 #if OP == 0
-#import common/reduce
 @group(0) @binding(1) var<storage, read> a: array<vec4<f32>>; // (layers, padded, cols)
 @group(0) @binding(2) var<storage, read_write> rows: array<u32>; // (layers, 4, padded)
 
@@ -34,7 +34,6 @@ fn main(@builtin(workgroup_id) wid: vec3<u32>, @builtin(local_invocation_index) 
 }
 #end
 #if OP == 1
-#import common/reduce
 @group(0) @binding(1) var<storage, read_write> rows: array<u32>;
 @group(0) @binding(2) var<storage, read_write> state: array<u32>; // (layers, 16)
 
@@ -81,7 +80,6 @@ fn main(@builtin(workgroup_id) wid: vec3<u32>, @builtin(local_invocation_index) 
 }
 #end
 #if OP == 3
-#import common/reduce
 @group(0) @binding(1) var<storage, read> a: array<f32>;
 @group(0) @binding(2) var<storage, read_write> rows: array<u32>;
 

@@ -84,7 +84,7 @@ impl Size {
     }
 
     fn turn_step(&self) -> usize {
-        self.blocks() / 2 * (4 * self.width * self.width + 4)
+        (self.blocks() / 2 * (4 * self.width * self.width + 4)).next_multiple_of(64)
     }
 
     /// Words of each buffer of the scratch, in the order of [`Work::slots`].

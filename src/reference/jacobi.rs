@@ -41,6 +41,11 @@ fn floats(s: &Snapshot, i: usize, at: usize, n: usize) -> Vec<f64> {
     s.f32(i)[at..at + n].iter().map(|v| f64::from(*v)).collect()
 }
 
+/// Words of the turns of a layer.
+fn layer_turns(pairs: usize, p: usize) -> usize {
+    (pairs * (p * p + 4)).next_multiple_of(64)
+}
+
 /// Where the rows of a pair begin, in words.
 fn places(layer_at: usize, stride: usize, width: usize, (low, high): (usize, usize)) -> Vec<usize> {
     [low, high].iter().flat_map(|b| (0..width).map(move |r| layer_at + (b * width + r) * stride)).collect()
@@ -56,10 +61,13 @@ fn judge_turn(words: &[u32], g: &[Vec<f64>], low: f64, before: f64) -> Result<()
     if off.is_nan() || off > 3e-7 {
         return Err(format!("J Jᵀ is off the identity by {off:.1e}"));
     }
-    let after = cosines(&turned(&j, g), low).1;
-    // A sweep leaves about the square of what there was; the products that it turns are those of the rows rounded to f32.
-    let noise = 1e-6 * p as f64;
-    if after > 1e-4 * before + noise * noise {
+    // Few sweeps leave little where there was much. But products of rows resolve in f32 only what is not much smaller than the
+    // largest of them, so that directions of small rows come out over several sweeps.
+    let mut g = turned(&j, g);
+    let top = (0..p).map(|i| g[i][i]).fold(0.0, f64::max);
+    (0..p).for_each(|i| g[i][i] += 1e-4 * top);
+    let (after, noise) = (cosines(&g, low + 1e-4 * top).1, 1e-6 * p as f64);
+    if after > 1e-2 * before + noise * noise {
         return Err(format!("squares of cosines add up to {after:.1e} after the turn, and to {before:.1e} before"));
     }
     Ok(())
@@ -87,7 +95,7 @@ pub(crate) fn gram_twin(width: usize, layers: usize) -> Twin {
                 let g = gram(&rows);
                 let (cosine, before) = cosines(&g, low);
                 largest = largest.max(cosine);
-                let at = (layer * pairs + i) * (p * p + 4);
+                let at = layer_turns(pairs, p) * layer + i * (p * p + 4);
                 let old = s.words(2)[at..at + p * p].to_vec();
                 let judge: Judge = Box::new(move |w| {
                     let flag = f32::from_bits(w[at + p * p]);
@@ -127,7 +135,7 @@ pub(crate) fn apply_twin(width: usize, layers: usize) -> Twin {
             let (mut at, mut want, mut magnitude) = (Vec::new(), Vec::new(), Vec::new());
             for layer in (0..layers).filter(|l| s.words(3)[(first + l) * 16] == 0) {
                 for (i, pair) in round(blocks, q[5]).into_iter().enumerate() {
-                    let turn = floats(s, 2, (layer * blocks / 2 + i) * (p * p + 4), p * p + 1);
+                    let turn = floats(s, 2, layer_turns(blocks / 2, p) * layer + i * (p * p + 4), p * p + 1);
                     if turn[p * p] == 0.0 {
                         continue;
                     }
