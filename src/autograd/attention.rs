@@ -1,11 +1,11 @@
 //! Attention over the activations of a run, with the probabilities made anew for the gradient.
 
 use super::{Tape, Var};
+use crate::Result;
 use crate::kernel::attention::{Keys, attention, attention_saving};
 use crate::kernel::attention_backward::{AttentionGradient, attention_backward};
 use crate::kernel::rope::Qkv;
 use crate::plan::SlotId;
-use crate::Result;
 
 /// Which attention.
 #[derive(Debug, Clone, Copy)]

@@ -41,8 +41,7 @@ fn table(b: &Builder, t: &Tensor) -> Result<Matrix> {
         return Err(Error::shape("embedding", "a table whose rows are not dense"));
     }
     let rows = b.row_chunks(t.rows, t.cols)?;
-    let segments =
-        rows.into_iter().map(|r| Segment { offset: t.offset + r.start * t.cols, rows: r, data: t.slot, scales: None }).collect();
+    let segments = rows.into_iter().map(|r| Segment { offset: t.offset + r.start * t.cols, rows: r, data: t.slot, scales: None }).collect();
     Ok(Matrix { rows: t.rows, cols: t.cols, format: Format::F32, segments })
 }
 
@@ -106,7 +105,14 @@ impl Tape {
                 let low = self.builder.transient(format!("{label} low"), xt.rows, a.value.rows);
                 product(&mut self.builder, label, &xt, &w, &yt, epilogue)?;
                 product(&mut self.builder, label, &xt, &a.value, &low, Product { b_t: true, ..Product::default() })?;
-                product(&mut self.builder, label, &low, &b.value, &yt, Product { b_t: true, alpha: scale, accumulate: true, ..Product::default() })?;
+                product(
+                    &mut self.builder,
+                    label,
+                    &low,
+                    &b.value,
+                    &yt,
+                    Product { b_t: true, alpha: scale, accumulate: true, ..Product::default() },
+                )?;
                 Box::new(move |tape, dy| {
                     let d_low = tape.builder.transient("low gradient", low.rows, low.cols);
                     product(&mut tape.builder, &gradient, dy, &b.value, &d_low, Product { alpha: scale, ..Product::default() })?;

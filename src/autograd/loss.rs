@@ -2,12 +2,12 @@
 
 use super::layers::product;
 use super::{Parameter, Tape, Var};
+use crate::Result;
 use crate::kernel::columns::{Columns, column_sums};
 use crate::kernel::cross_entropy::{CrossEntropy, cross_entropy};
 use crate::kernel::matmul::Product;
 use crate::plan::SlotId;
 use crate::tensor::Tensor;
-use crate::Result;
 
 /// Bytes of logits that are made at a time: enough rows to fill a GPU at a vocabulary of 50,000.
 const LOGIT_BYTES: usize = 64 << 20;

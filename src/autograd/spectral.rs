@@ -2,12 +2,12 @@
 
 use super::layers::product;
 use super::{Tape, Var, WeightBackward};
+use crate::Result;
 use crate::kernel::columns::{Columns, column_sums};
 use crate::kernel::matmul::Product;
 use crate::kernel::select::{select_columns, select_rows};
 use crate::plan::SlotId;
 use crate::tensor::Tensor;
-use crate::Result;
 
 /// How `x Wᵀ` is made.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -117,7 +117,14 @@ impl Tape {
     }
 
     /// `to += selected(left)ᵀ right`: r active columns of `left`.
-    fn active_gradient(&mut self, label: &str, w: &Spectral, g: &SpectralGradients, (left, right): (&Tensor, &Tensor), to: &Tensor) -> Result<()> {
+    fn active_gradient(
+        &mut self,
+        label: &str,
+        w: &Spectral,
+        g: &SpectralGradients,
+        (left, right): (&Tensor, &Tensor),
+        to: &Tensor,
+    ) -> Result<()> {
         let active = self.builder.transient("active columns", left.rows, to.rows);
         let factors = (g.kind == Gradient::Default).then(|| w.sigma_place());
         select_columns(&mut self.builder, label, left, g.active, factors, &active)?;

@@ -101,7 +101,8 @@ fn sum(
     per: usize,
     partials: &Tensor,
 ) -> Result<()> {
-    let (gw, tw, pw) = (b.window(page.gradients, g.gradients.clone())?, b.window(page.table, adam::table_range(&g.chunks))?, b.view(partials)?);
+    let (gw, tw, pw) =
+        (b.window(page.gradients, g.gradients.clone())?, b.window(page.table, adam::table_range(&g.chunks))?, b.view(partials)?);
     let base = (gw.binding.offset / 4) as usize;
     let places = |c: &Chunk| {
         let from = page.segments[c.segment].gradient;

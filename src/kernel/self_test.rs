@@ -5,9 +5,9 @@
 
 use super::adam::{Parameters, Rule, Segment as Trained, Update, adam, chunks};
 use super::attention::{Keys, attention};
+use super::attention_backward::{AttentionGradient, attention_backward};
 use super::cross_entropy::{CrossEntropy, cross_entropy};
 use super::dots::row_dots;
-use super::attention_backward::{AttentionGradient, attention_backward};
 use super::grad_norm::{Page, grad_norm};
 use super::linear::{Fused, Residual, fuses_gate, linear};
 use super::matmul::{Operand, Product, matmul};

@@ -164,7 +164,13 @@ fn io_variant(op: i64, from: i64) -> Variant {
         (1, _) => &[W, R],
         _ => &[W, R, R],
     };
-    Variant { kernel: "svd_io", source: include_str!("../../shaders/svd_io.wgsl"), defines: vec![("OP", op), ("FROM", from)], access, subgroup: None }
+    Variant {
+        kernel: "svd_io",
+        source: include_str!("../../shaders/svd_io.wgsl"),
+        defines: vec![("OP", op), ("FROM", from)],
+        access,
+        subgroup: None,
+    }
 }
 
 fn rows_variant(facts: &Facts, op: i64, times: i64) -> Variant {

@@ -1,6 +1,9 @@
 //! Which permutations there are: for the portability test, the self-test, browsers' compilers and pipeline caches.
 
-use super::{Variant, activate, adam, add, attention, attention_backward, batch, columns, cross_entropy, dots, draw, dropout, embedding, fill, gate, grad_norm, jacobi, linear, matmul, nll, norm, norm_backward, polar, progress, roof, rope, rows, sample, scatter, select, svd, turn};
+use super::{
+    Variant, activate, adam, add, attention, attention_backward, batch, columns, cross_entropy, dots, draw, dropout, embedding, fill, gate,
+    grad_norm, jacobi, linear, matmul, nll, norm, norm_backward, polar, progress, roof, rope, rows, sample, scatter, select, svd, turn,
+};
 use crate::gpu::Facts;
 use crate::quant::{QuantFormat, Scales};
 use crate::tensor::Format;

@@ -253,7 +253,13 @@ impl Svd {
         let [measure, load] = origin.plans(&draft, &names)?.map(|d| d.bind(context));
         let commit = commit(draft("svd commit"), out)?.bind(context);
         let factors = origin.parts.len() > 1;
-        let last = if factors { size.square().other() } else if m >= n { Side::X } else { Side::Y };
+        let last = if factors {
+            size.square().other()
+        } else if m >= n {
+            Side::X
+        } else {
+            Side::Y
+        };
         let polar = factors.then(|| Polar::new(context, &draft, size.square(), &names)).transpose()?;
         let first = factors.then(|| Stage::new(context, &draft, last.other(), true, options));
         let stages = first.into_iter().chain([Stage::new(context, &draft, last, false, options)]).collect::<Result<_>>()?;

@@ -169,7 +169,11 @@ impl Trainer {
         for p in self.parts() {
             let words = file.words(&p.name)?;
             if 4 * words.len() as u64 != p.bytes.end - p.bytes.start {
-                return Err(Error::format(path.display().to_string(), &p.name, "has another size than the run's: was it made by another run?"));
+                return Err(Error::format(
+                    path.display().to_string(),
+                    &p.name,
+                    "has another size than the run's: was it made by another run?",
+                ));
             }
             self.context.write(&p.buffer, p.bytes.start, &words)?;
             // Staging copies of a large state would pile up.

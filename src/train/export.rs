@@ -3,12 +3,12 @@
 use super::layout::Id;
 use super::method::{Linear, Stand};
 use super::run::Trainer;
+use crate::Result;
 use crate::format::{NewTensor, SafetensorsWriter};
 use crate::kernel::matmul::{Operand, Product, matmul};
 use crate::plan::Builder;
 use crate::tensor::Tensor;
 use crate::train::Slots;
-use crate::Result;
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::path::Path;
 use std::sync::Arc;

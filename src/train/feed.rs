@@ -58,8 +58,7 @@ impl FeedSlots {
         let progress = b.external("progress", WORDS);
         let examples = e.examples.map(|(r, c)| b.external_tensor("examples", r, c));
         let [tokens, targets] = ["tokens", "targets"].map(|l| b.transient(l, 1, sequences * rows).slot);
-        let what =
-            Batch { corpus, corpus_len: e.tokens, starts, starts_len: e.starts, progress, sequences, rows, micros: batches };
+        let what = Batch { corpus, corpus_len: e.tokens, starts, starts_len: e.starts, progress, sequences, rows, micros: batches };
         batch(b, "batch", &what, tokens, targets)?;
         Ok(Self { corpus, starts, progress, examples, tokens, targets })
     }

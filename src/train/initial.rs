@@ -11,12 +11,15 @@ use crate::{Error, Result};
 use std::collections::{BTreeMap, HashSet};
 use std::sync::Arc;
 
+/// Gives a tensor's values by its name and the number of elements wanted, or `None`.
+pub type Named<'a> = dyn Fn(&str, usize) -> Result<Option<Vec<f32>>> + Sync + 'a;
+
 /// Where initial weights come from.
 pub enum Initial<'a> {
     /// Linear layers uniform in +-1/sqrt(inputs) (Kaiming's with a = sqrt 5), tables normal with deviation 0.02, gains 1, biases 0.
     Random,
     /// By Hugging Face's name, with a wanted number of elements; names that give `None` are drawn as above.
-    Named(&'a (dyn Fn(&str, usize) -> Result<Option<Vec<f32>>> + Sync)),
+    Named(&'a Named<'a>),
 }
 
 impl std::fmt::Debug for Initial<'_> {

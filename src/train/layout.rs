@@ -3,12 +3,12 @@
 //! Parameters, gradients and moments lie in a few large buffers, so that one dispatch updates the whole model. A page is a set of
 //! buffers that belong together, none larger than a binding (a single tensor that is larger gets a page of its own).
 
+use crate::Result;
 use crate::autograd::Parameter;
 use crate::gpu::{Buffer, Context};
 use crate::kernel::adam::{Segment, Update};
 use crate::plan::{Builder, SlotId};
 use crate::tensor::Tensor;
-use crate::Result;
 use std::sync::Arc;
 
 /// Words that every tensor's place is a multiple of: a binding may begin there.

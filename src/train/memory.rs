@@ -6,9 +6,9 @@ use super::network::{Network, Spec};
 use super::options::Options;
 use super::run::{BatchPlan, Pass, UpdatePlan};
 use super::spectrum::{self, DrawPlan};
+use crate::Result;
 use crate::gpu::Facts;
 use crate::plan::Plan;
-use crate::Result;
 use std::collections::BTreeMap;
 use std::sync::Arc;
 

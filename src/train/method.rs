@@ -226,9 +226,7 @@ impl Linear {
     pub fn weight(&self, slots: &Slots, method: &Method) -> Weight {
         match self.weight {
             Stand::Dense(id) => Weight::Dense(slots.parameter(id)),
-            Stand::LowRank { w, a, b, scale } => {
-                Weight::LowRank { w: slots.value(w), a: slots.parameter(a), b: slots.parameter(b), scale }
-            }
+            Stand::LowRank { w, a, b, scale } => Weight::LowRank { w: slots.value(w), a: slots.parameter(a), b: slots.parameter(b), scale },
             Stand::Projected { w, projector, step } => Weight::Projected {
                 w: slots.value(w),
                 projector: slots.value(projector),

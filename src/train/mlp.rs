@@ -2,12 +2,12 @@
 
 use super::layout::{Layout, Slots};
 use super::method::{Decay, Linear, Method};
+use crate::Result;
 use crate::autograd::{Loss, Tape};
 use crate::kernel::embedding::Ids;
 use crate::kernel::linear::Activation;
 use crate::plan::SlotId;
 use crate::tensor::Tensor;
-use crate::Result;
 
 /// Its layers, planned for one method.
 #[derive(Debug, Clone)]
@@ -33,7 +33,15 @@ impl Mlp {
     ///
     /// # Errors
     /// What the kernels return.
-    pub(super) fn losses(&self, tape: &mut Tape, slots: &Slots, tokens: SlotId, examples: &Tensor, rows: usize, loss: &Loss) -> Result<Tensor> {
+    pub(super) fn losses(
+        &self,
+        tape: &mut Tape,
+        slots: &Slots,
+        tokens: SlotId,
+        examples: &Tensor,
+        rows: usize,
+        loss: &Loss,
+    ) -> Result<Tensor> {
         let frozen = crate::autograd::Parameter::frozen(*examples);
         let mut x = tape.embed("examples", &Ids::Buffer(tokens, 0), &frozen, rows, None)?;
         tape.stop(x);

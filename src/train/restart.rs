@@ -5,10 +5,10 @@ use super::layout::{Buffers, Id, Layout, Slots};
 use super::method::{Method, Stand};
 use super::network::Network;
 use super::options::Options;
+use crate::Result;
 use crate::gpu::{Context, Facts};
 use crate::kernel::matmul::{Operand, Product, matmul};
 use crate::plan::{Bound, Builder, Plan};
-use crate::Result;
 use std::sync::Arc;
 
 /// Plans for what happens at a restart.
@@ -20,13 +20,7 @@ pub(super) enum Restarts {
 
 impl Restarts {
     /// `None` for a method that has none.
-    pub(super) fn new(
-        context: &Context,
-        o: &Options,
-        network: &Network,
-        layout: &Arc<Layout>,
-        buffers: &Buffers,
-    ) -> Result<Option<Self>> {
+    pub(super) fn new(context: &Context, o: &Options, network: &Network, layout: &Arc<Layout>, buffers: &Buffers) -> Result<Option<Self>> {
         let Some((plan, slots)) = plan(context.facts(), o, network, layout)? else { return Ok(None) };
         let merge = plan.bind(context, &slots.bindings(buffers))?;
         let factors = network.linears().into_iter().filter_map(|l| match l.weight {

@@ -305,8 +305,7 @@ impl UpdatePlan {
             let p = Parameters { values, gradients, first, second, indices, schedule, progress, steps };
             pages.push((p, segments, chunks));
         }
-        let parts: Vec<_> =
-            pages.iter().map(|(p, segments, table)| Page { gradients: p.gradients, segments, table: *table }).collect();
+        let parts: Vec<_> = pages.iter().map(|(p, segments, table)| Page { gradients: p.gradients, segments, table: *table }).collect();
         grad_norm(&mut b, "gradient norm", &parts, progress, o.clip)?;
         let rule = match o.sgd {
             true => Rule::Sgd,

@@ -2,7 +2,7 @@ use super::{Bench, POISON, all_facts};
 use etalon::kernel::jacobi::sweep;
 use etalon::kernel::polar::{keep, restore, step, transfer};
 use etalon::kernel::svd::{
-    Dense, STATE_WORDS, Side, Size, Source, Work, complete, load, measure, norms, normalise, order, store, store_values, times_norms,
+    Dense, STATE_WORDS, Side, Size, Source, Work, complete, load, measure, normalise, norms, order, store, store_values, times_norms,
 };
 use etalon::tensor::Tensor;
 use rand::RngExt;

@@ -65,11 +65,8 @@ pub fn train(method: Method, rate: f64, seed: u64) -> (f64, f64) {
 /// By the merged weights, on the host.
 fn accuracy(t: &Trainer, rows: &[(Vec<f32>, u32)]) -> f64 {
     let c = context();
-    let layers: Vec<_> = t
-        .linears()
-        .into_iter()
-        .map(|l| (c.block_on(t.merged(l)).unwrap(), c.block_on(t.values(l.bias.unwrap())).unwrap(), l.n))
-        .collect();
+    let layers: Vec<_> =
+        t.linears().into_iter().map(|l| (c.block_on(t.merged(l)).unwrap(), c.block_on(t.values(l.bias.unwrap())).unwrap(), l.n)).collect();
     let right = rows.iter().filter(|(x, class)| {
         let mut x = x.clone();
         for (i, (w, bias, n)) in layers.iter().enumerate() {

@@ -196,7 +196,8 @@ fn closure(full: f64, low: f64, sst: f64) -> Option<f64> {
 
 /// Writes the table and the curves; returns the table.
 fn report(args: &Args, best: &[(Way, f64, Vec<Outcome>)], swept: &[(String, f64, f64)]) -> Result<String> {
-    let mut text = String::from("| method | rate | perplexity | spread | train loss | trained | re-SVDs | s |\n|---|---|---|---|---|---|---|---|\n");
+    let mut text =
+        String::from("| method | rate | perplexity | spread | train loss | trained | re-SVDs | s |\n|---|---|---|---|---|---|---|---|\n");
     // The first seed chose the rate: where there are others, they alone count.
     let counted = |o: &[Outcome]| -> Vec<f64> { o[usize::from(o.len() > 1)..].iter().map(|o| o.perplexity).collect() };
     for (way, rate, outcomes) in best {
@@ -204,13 +205,22 @@ fn report(args: &Args, best: &[(Way, f64, Vec<Outcome>)], swept: &[(String, f64,
         let first = &outcomes[outcomes.len() - 1];
         let seconds = outcomes.iter().map(|o| o.seconds).sum::<f64>() / outcomes.len() as f64;
         let (trained, re_svds) = (first.trained, first.re_svds);
-        writeln!(text, "| {} | {rate} | {mean:.2} | {deviation:.2} | {:.4} | {trained} | {re_svds} | {seconds:.0} |", way.name, first.train_loss)?;
+        writeln!(
+            text,
+            "| {} | {rate} | {mean:.2} | {deviation:.2} | {:.4} | {trained} | {re_svds} | {seconds:.0} |",
+            way.name, first.train_loss
+        )?;
     }
-    let of = |prefix: &str| best.iter().filter(|(w, _, _)| w.name.starts_with(prefix)).map(|(_, _, o)| spread(&counted(o)).0).reduce(f64::min);
+    let of =
+        |prefix: &str| best.iter().filter(|(w, _, _)| w.name.starts_with(prefix)).map(|(_, _, o)| spread(&counted(o)).0).reduce(f64::min);
     if let (Some(full), Some(sst), Some(low)) = (of("full"), of("sst"), [of("lora"), of("relora")].into_iter().flatten().reduce(f64::min)) {
         let gap = 100.0 * (low - full) / low;
         match closure(full, low, sst) {
-            Some(c) => writeln!(text, "\nSST closes {:.1} % of the gap between full rank and the better low-rank method (a gap of {gap:.1} %).", 100.0 * c)?,
+            Some(c) => writeln!(
+                text,
+                "\nSST closes {:.1} % of the gap between full rank and the better low-rank method (a gap of {gap:.1} %).",
+                100.0 * c
+            )?,
             None => writeln!(text, "\nThere is no gap between full rank and the low-rank methods.")?,
         }
     }
