@@ -142,12 +142,10 @@ pub(crate) fn apply_twin(width: usize, layers: usize) -> Twin {
                     let rows = places(layer * step, cols, width, pair);
                     let values: Vec<_> = rows.iter().map(|r| floats(s, binding, *r, cols)).collect();
                     for (r, row) in rows.iter().enumerate() {
-                        for c in 0..cols {
-                            let terms = (0..p).map(|l| turn[r * p + l] * values[l][c]);
-                            at.push(row + c);
-                            want.push(terms.clone().sum());
-                            magnitude.push(terms.map(f64::abs).sum());
-                        }
+                        let terms = |c: usize| (0..p).map(|l| turn[r * p + l] * values[l][c]).collect::<Vec<f64>>();
+                        at.extend(*row..row + cols);
+                        want.extend((0..cols).map(|c| terms(c).iter().sum::<f64>()));
+                        magnitude.extend((0..cols).map(|c| terms(c).iter().map(|v| v.abs()).sum::<f64>()));
                     }
                 }
             }

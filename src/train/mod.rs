@@ -22,7 +22,7 @@ mod spectrum;
 
 pub use export::Export;
 pub use feed::Data;
-pub use initial::Initial;
+pub use initial::{Initial, Named};
 pub use layout::{Buffers, Group, Id, Layout, Page, Slots, Stored};
 pub use method::{Linear, Method, Scope, Sst, Stand};
 pub use network::Spec;

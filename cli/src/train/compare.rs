@@ -55,6 +55,16 @@ struct Way {
     method: Method,
 }
 
+/// What a sweep found.
+struct Sweep {
+    /// The best rate.
+    rate: f64,
+    /// Its outcome.
+    outcome: Outcome,
+    /// Rates and perplexities.
+    all: Vec<(f64, f64)>,
+}
+
 struct Comparison<'a> {
     context: Context,
     args: &'a Args,
@@ -73,9 +83,9 @@ pub(crate) fn run(g: &Global, args: &Args) -> Result<()> {
     let mut best: Vec<(Way, f64, Vec<Outcome>)> = Vec::new();
     let mut swept: Vec<(String, f64, f64)> = Vec::new();
     for way in ways {
-        let (rate, first, all) = c.sweep(&way)?;
+        let Sweep { rate, outcome, all } = c.sweep(&way)?;
         swept.extend(all.into_iter().map(|(rate, perplexity)| (way.name.clone(), rate, perplexity)));
-        let mut outcomes = vec![first];
+        let mut outcomes = vec![outcome];
         for seed in args.seeds.iter().skip(1) {
             outcomes.push(c.one(&way, rate, *seed)?);
         }
@@ -110,8 +120,8 @@ fn ways(args: &Args) -> Result<Vec<Way>> {
 }
 
 impl Comparison<'_> {
-    /// The best rate at the first seed, its outcome, and the perplexities of all rates.
-    fn sweep(&self, way: &Way) -> Result<(f64, Outcome, Vec<(f64, f64)>)> {
+    /// Runs all rates at the first seed.
+    fn sweep(&self, way: &Way) -> Result<Sweep> {
         let seed = *self.args.seeds.first().context("--seeds: one at least")?;
         let mut rates = self.args.rates.clone();
         rates.sort_by(f64::total_cmp);
@@ -129,7 +139,7 @@ impl Comparison<'_> {
             if !edge {
                 let all = rates.iter().zip(done.values()).map(|(r, o)| (*r, o.perplexity)).collect();
                 let outcome = done.remove(&best).context("a run is missing")?;
-                return Ok((rates[best], outcome, all));
+                return Ok(Sweep { rate: rates[best], outcome, all });
             }
             extended += 1;
             if best == 0 {
