@@ -228,6 +228,14 @@ impl Job {
         &self.trainer
     }
 
+    /// Does one step, without log or checkpoint.
+    ///
+    /// # Errors
+    /// As [`Trainer::submit_step`].
+    pub async fn step(&mut self) -> Result<()> {
+        self.trainer.submit_step().await
+    }
+
     /// Its settings.
     pub fn settings(&self) -> &Settings {
         &self.settings

@@ -32,6 +32,9 @@ pub(crate) struct Args {
     run: RunArgs,
     #[command(flatten)]
     watch: WatchArgs,
+    /// Print the device time of every kind of dispatch of a step instead of training
+    #[arg(long)]
+    profile: bool,
     /// Folder of the run: log, checkpoints, and at the end the model
     #[arg(long, value_name = "DIR", required_unless_present = "resume")]
     out: Option<PathBuf>,
@@ -128,6 +131,9 @@ pub(crate) fn run(g: &Global, args: &Args) -> Result<()> {
         }
         (None, None) => bail!("give --out DIR, or --resume DIR"),
     };
+    if args.profile {
+        return profile(&context, &mut job);
+    }
     let folder = args.resume.as_ref().or(args.out.as_ref()).context("no folder")?.clone();
     let outcome = watch(&context, &mut job)?;
     if let Err(e) = context.save_pipelines() {
@@ -145,6 +151,27 @@ pub(crate) fn run(g: &Global, args: &Args) -> Result<()> {
             std::process::exit(i32::from(common::INTERRUPTED));
         }
     }
+}
+
+/// Times of one step by kernel and variant, the longest first.
+fn profile(context: &Context, job: &mut Job) -> Result<()> {
+    context.block_on(job.step())?;
+    let mut all: std::collections::BTreeMap<String, (usize, f64, u64, u64)> = std::collections::BTreeMap::new();
+    for plan in job.trainer().plans() {
+        for t in context.block_on(plan.profile())? {
+            let e = all.entry(t.variant).or_default();
+            *e = (e.0 + 1, e.1 + t.us, e.2 + t.bytes, e.3 + t.flops);
+        }
+    }
+    let mut rows: Vec<_> = all.into_iter().collect();
+    rows.sort_by(|a, b| b.1.1.total_cmp(&a.1.1));
+    let sum: f64 = rows.iter().map(|r| r.1.1).sum();
+    let mut text = format!("{:>9} {:>5} {:>8} {:>8}  {:.1} ms in all\n", "ms", "calls", "GB/s", "GFLOP/s", sum / 1e3);
+    for (variant, (calls, us, bytes, flops)) in rows {
+        let rate = |n: u64| n as f64 / us / 1e3;
+        text += &format!("{:9.3} {calls:5} {:8.2} {:8.2}  {variant}\n", us / 1e3, rate(bytes), rate(flops));
+    }
+    print(&text)
 }
 
 /// Runs a job under a progress bar, until it is done or Ctrl-C.
