@@ -295,7 +295,7 @@ fn repeated_zero_and_spread_values() {
         for (name, split) in awkward(&mut rng, m, n) {
             // A product whose factors are rounded first has no exact zeros.
             let w = rounded_matrix(split.product());
-            check(&format!("dense {m} x {n}, {name}"), &dense(context().facts(), &[w.clone()], false)[0], &w);
+            check(&format!("dense {m} x {n}, {name}"), &dense(context().facts(), std::slice::from_ref(&w), false)[0], &w);
             for by in [0.0, 0.2] {
                 let drifted = rounded(&split.clone().drifted(&mut rng, by));
                 let (got, _) = again(context().facts(), std::slice::from_ref(&drifted), false);

@@ -210,7 +210,7 @@ impl Tape {
         }
         self.contribute(v, |b, dst, adds| match adds {
             true => accumulate(b, "add gradients", &g, dst),
-            false => crate::kernel::roof::copy(b, "copy gradient", &g, dst),
+            false => crate::kernel::add::copy(b, "copy gradient", &g, dst),
         })
     }
 

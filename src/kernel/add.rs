@@ -39,3 +39,12 @@ pub fn accumulate(b: &mut Builder, label: &str, x: &Tensor, y: &Tensor) -> Resul
     let call = Elementwise { op: "add", label, operands: &[x, y], stacked: false, flops: 1 };
     call.push(b, |vec4| variant(true, vec4), |rows, unit| reference::add::twin(true, rows, unit))
 }
+
+/// Appends `y = x` for matrices of any size and stride; y lies in a slot of its own.
+///
+/// # Errors
+/// As [`add`].
+pub fn copy(b: &mut Builder, label: &str, x: &Tensor, y: &Tensor) -> Result<()> {
+    super::fill::zero(b, label, y)?;
+    accumulate(b, label, x, y)
+}

@@ -117,7 +117,7 @@ impl Trainer {
         let o = Operand::from(out);
         match l.weight {
             Stand::LowRank { w, a, b: up, scale } => {
-                crate::kernel::roof::copy(&mut b, "weight", &slots.value(w), &out)?;
+                crate::kernel::add::copy(&mut b, "weight", &slots.value(w), &out)?;
                 let p = Product { alpha: scale, accumulate: true, ..Product::default() };
                 matmul(&mut b, "merge", &slots.value(up).into(), &slots.value(a).into(), &o, &p)?;
             }

@@ -9,6 +9,7 @@ use crate::gpu::{Buffer, Context};
 use crate::kernel::adam::{Segment, Update};
 use crate::plan::{Builder, SlotId};
 use crate::tensor::Tensor;
+use std::collections::HashMap;
 use std::sync::Arc;
 
 /// Words that every tensor's place is a multiple of: a binding may begin there.
@@ -258,6 +259,8 @@ pub struct Slots {
     /// Numbers of the active singular vectors.
     pub indices: SlotId,
     layout: Arc<Layout>,
+    /// Where a plan wants whole gradients, by the step in the projected space that they belong to.
+    wholes: HashMap<Id, Tensor>,
 }
 
 impl Slots {
@@ -272,7 +275,18 @@ impl Slots {
             frozen: layout.frozen.iter().map(|n| b.external("frozen weights", *n)).collect(),
             indices: b.external("active indices", layout.index_words()),
             layout: layout.clone(),
+            wholes: HashMap::new(),
         }
+    }
+
+    /// Asks for the whole gradient of the weight that a projected step belongs to.
+    pub(super) fn want_whole(&mut self, step: Id, to: Tensor) {
+        self.wholes.insert(step, to);
+    }
+
+    /// Where it goes, if it was asked for.
+    pub(super) fn whole(&self, step: Id) -> Option<Tensor> {
+        self.wholes.get(&step).copied()
     }
 
     /// The buffers that go with the slots.

@@ -231,7 +231,7 @@ impl Linear {
                 w: slots.value(w),
                 projector: slots.value(projector),
                 gradient: slots.parameter(step).gradient,
-                whole: None,
+                whole: slots.whole(step),
             },
             Stand::Spectral { ut, sigma, vt, active, .. } => {
                 let [u, s, v] = [ut, sigma, vt].map(|id| slots.parameter(id));

@@ -1,14 +1,19 @@
 //! What the compared methods do between steps: ReLoRA's merges, GaLore's projections.
 
+use super::feed::Feed;
 use super::initial::{kaiming, write};
 use super::layout::{Buffers, Id, Layout, Slots};
 use super::method::{Method, Stand};
-use super::network::Network;
+use super::network::{Constants, Network};
 use super::options::Options;
+use super::run::{BatchPlan, Pass};
 use crate::Result;
 use crate::gpu::{Context, Facts};
+use crate::kernel::add::copy;
 use crate::kernel::matmul::{Operand, Product, matmul};
+use crate::linalg::{Factors, Place, Svd};
 use crate::plan::{Bound, Builder, Plan};
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
 /// Plans for what happens at a restart.
@@ -16,11 +21,22 @@ use std::sync::Arc;
 pub(super) enum Restarts {
     /// Merges B A into W; then A is drawn anew and B zeroed.
     Merge { merge: Bound, layout: Arc<Layout>, buffers: Buffers, factors: Vec<(String, Id, Id)> },
+    /// Takes the leading singular vectors of the gradient of one batch as projectors.
+    Project { gradients: Bound, svds: Vec<Svd>, copy: Bound },
 }
 
 impl Restarts {
     /// `None` for a method that has none.
-    pub(super) fn new(context: &Context, o: &Options, network: &Network, layout: &Arc<Layout>, buffers: &Buffers) -> Result<Option<Self>> {
+    pub(super) fn new(
+        context: &Context,
+        o: &Options,
+        network: &Network,
+        layout: &Arc<Layout>,
+        (buffers, feed, constants): (&Buffers, &Feed, &Constants),
+    ) -> Result<Option<Self>> {
+        if let Method::Galore { .. } = o.method {
+            return project(context, o, network, layout, (buffers, feed, constants)).map(Some);
+        }
         let Some((plan, slots)) = plan(context.facts(), o, network, layout)? else { return Ok(None) };
         let merge = plan.bind(context, &slots.bindings(buffers))?;
         let factors = network.linears().into_iter().filter_map(|l| match l.weight {
@@ -42,8 +58,53 @@ impl Restarts {
                 }
                 Ok(())
             }
+            Self::Project { gradients, svds, copy } => {
+                gradients.run(1)?;
+                for svd in svds {
+                    svd.run().await?;
+                }
+                copy.run(1).map(|_| ())
+            }
         }
     }
+}
+
+/// Plans new projectors: `r` leading left singular vectors of each layer's gradient, or right ones where it is tall.
+fn project(
+    context: &Context,
+    o: &Options,
+    network: &Network,
+    layout: &Arc<Layout>,
+    (buffers, feed, constants): (&Buffers, &Feed, &Constants),
+) -> Result<Restarts> {
+    let linears = network.linears();
+    let store = |words: usize| context.storage("projection scratch", 4 * words as u64);
+    let wholes = linears.iter().map(|l| store(l.m * l.n)).collect::<Result<Vec<_>>>()?;
+    let plan = BatchPlan::new(context.facts(), network, layout, &feed.extent, o, Pass::Whole)?;
+    let gradients = plan.bind(context, buffers, feed, constants, &wholes)?;
+    let mut b = Builder::new("projectors", context.facts());
+    let slots = Slots::new(&mut b, layout);
+    let mut bound = slots.bindings(buffers);
+    let mut shapes: BTreeMap<(usize, usize), (Vec<Place>, Vec<Factors>)> = BTreeMap::new();
+    for (l, whole) in linears.iter().zip(&wholes) {
+        let Stand::Projected { projector, .. } = l.weight else { continue };
+        let k = l.m.min(l.n);
+        let place = |words: usize| Ok::<_, crate::Error>(Place { buffer: store(words)?, offset: 0 });
+        let f = Factors { name: l.name.clone(), ut: place(k * l.m)?, sigma: place(k)?, vt: place(k * l.n)? };
+        let to = slots.value(projector);
+        // The square side: `r x k` either way.
+        let from = b.external_tensor("singular vectors", k, k);
+        bound.push((from.slot, if l.m <= l.n { f.ut.buffer.clone() } else { f.vt.buffer.clone() }));
+        copy(&mut b, &format!("{} projector", l.name), &from.slice_rows(0..to.rows), &to)?;
+        let of_shape = shapes.entry((l.m, l.n)).or_default();
+        of_shape.0.push(Place { buffer: whole.clone(), offset: 0 });
+        of_shape.1.push(f);
+    }
+    let mut svds = Vec::new();
+    for ((m, n), (matrices, factors)) in &shapes {
+        svds.push(Svd::of_matrices(context, matrices, (*m, *n), factors, &Default::default(), None)?);
+    }
+    Ok(Restarts::Project { gradients, svds, copy: Arc::new(b.finish()?).bind(context, &bound)? })
 }
 
 /// The plan of a merge, for a method that has one: `W += scale B A`.

@@ -3,6 +3,7 @@
 use super::feed::{Data, Extent, Feed, FeedSlots};
 use super::initial::Initial;
 use super::layout::{Buffers, Layout, Slots};
+use super::method::Stand;
 use super::network::{ConstantSlots, Constants, Network, Spec};
 use super::options::Options;
 use super::restart::Restarts;
@@ -72,14 +73,14 @@ impl Trainer {
         let log = context.storage("progress", LOG_BYTES)?;
         let batch = |pass| {
             let plan = BatchPlan::new(context.facts(), &network, &layout, &feed.extent, options, pass)?;
-            plan.bind(context, &buffers, &feed, &constants)
+            plan.bind(context, &buffers, &feed, &constants, &[])
         };
         let first = batch(Pass::First)?;
         let more = if options.batches > 1 { Some(batch(Pass::Further)?) } else { None };
         let update = UpdatePlan::new(context.facts(), &network, &layout, options)?.bind(context, &buffers, &feed, &log)?;
         initial.write(context, &network, &layout, &buffers, options).await?;
         let spectra = Spectra::new(context, options, &network, &layout, &buffers, &feed)?;
-        let restarts = Restarts::new(context, options, &network, &layout, &buffers)?;
+        let restarts = Restarts::new(context, options, &network, &layout, (&buffers, &feed, &constants))?;
         Ok(Self {
             context: context.clone(),
             options: options.clone(),
@@ -194,7 +195,7 @@ impl Trainer {
         let feed = Feed::new(&self.context, data, o.context, 0)?;
         let constants = self.network.constants(&self.context, &o)?;
         let plan = BatchPlan::new(self.context.facts(), &self.network, &self.layout, &feed.extent, &o, Pass::Evaluation)?;
-        let plan = plan.bind(&self.context, &self.buffers, &feed, &constants)?;
+        let plan = plan.bind(&self.context, &self.buffers, &feed, &constants, &[])?;
         self.evaluation = Some((plan, feed, o.batches));
         Ok(())
     }
@@ -237,6 +238,7 @@ pub(super) struct BatchPlan {
     slots: Arc<Slots>,
     feed: FeedSlots,
     constants: ConstantSlots,
+    wholes: Vec<SlotId>,
 }
 
 /// What a batch's plan does.
@@ -248,13 +250,24 @@ pub(super) enum Pass {
     Further,
     /// Losses only.
     Evaluation,
+    /// Gradients, those of projected weights whole, and nothing is counted.
+    Whole,
 }
 
 impl BatchPlan {
     /// Plans a batch; allocates nothing.
     pub(super) fn new(facts: &Facts, network: &Network, layout: &Arc<Layout>, extent: &Extent, o: &Options, pass: Pass) -> Result<Self> {
         let mut b = Builder::new(format!("{pass:?} batch").to_lowercase(), facts);
-        let slots = Arc::new(Slots::new(&mut b, layout));
+        let mut slots = Slots::new(&mut b, layout);
+        let mut wholes = Vec::new();
+        for l in network.linears().into_iter().filter(|_| pass == Pass::Whole) {
+            if let Stand::Projected { step, .. } = l.weight {
+                let to = b.external_tensor(format!("{} whole gradient", l.name), l.m, l.n);
+                slots.want_whole(step, to);
+                wholes.push(to.slot);
+            }
+        }
+        let slots = Arc::new(slots);
         let feed = FeedSlots::append(&mut b, extent, (o.sequences, o.context, o.batches))?;
         let mut tape = match pass {
             Pass::Evaluation => Tape::forward_only(b),
@@ -262,12 +275,23 @@ impl BatchPlan {
         };
         let (losses, constants) = network.losses(&mut tape, &slots, &feed, o)?;
         tape.backward()?;
-        count_loss(&mut tape.builder, "count loss", &losses, (constants.scale, 0), feed.progress)?;
-        Ok(Self { plan: Arc::new(tape.builder.finish()?), slots, feed, constants })
+        if pass != Pass::Whole {
+            count_loss(&mut tape.builder, "count loss", &losses, (constants.scale, 0), feed.progress)?;
+        }
+        Ok(Self { plan: Arc::new(tape.builder.finish()?), slots, feed, constants, wholes })
     }
 
-    fn bind(&self, context: &Context, buffers: &Buffers, feed: &Feed, constants: &Constants) -> Result<Bound> {
+    /// `wholes`: buffers for the whole gradients of the adapted layers, in their order.
+    pub(super) fn bind(
+        &self,
+        context: &Context,
+        buffers: &Buffers,
+        feed: &Feed,
+        constants: &Constants,
+        wholes: &[Arc<Buffer>],
+    ) -> Result<Bound> {
         let mut bound = self.slots.bindings(buffers);
+        bound.extend(self.wholes.iter().copied().zip(wholes.iter().cloned()));
         bound.extend(self.feed.bindings(feed));
         bound.extend(self.constants.bindings(constants));
         self.plan.bind(context, &bound)

@@ -77,3 +77,27 @@ fn only_the_newest_checkpoints_are_kept() {
     assert_eq!(left, ["step-00000003", "step-00000004"]);
     assert_eq!(checkpoint::latest(&folder.0).unwrap().unwrap(), checkpoint::folder(&folder.0, 4));
 }
+
+/// A projector holds orthonormal rows, and training in the projected space brings the loss down.
+#[test]
+fn galore_projects_onto_singular_vectors() {
+    let c = context();
+    let o = Options { dropout: 0.0, smoothing: 0.0, ..options(Method::Galore { rank: 4, every: 5, scale: 1.0 }) };
+    let mut t = trainer("opt-preln", &o);
+    for _ in 0..14 {
+        c.block_on(t.submit_step()).unwrap();
+    }
+    let losses: Vec<f32> = c.block_on(t.reports()).unwrap().iter().map(|r| r.loss).collect();
+    assert!(losses[13] < losses[0] - 1.0, "{losses:?}");
+    let ids = t.ids();
+    for name in ["self_attn.q_proj", "fc1", "fc2"] {
+        let p = c.block_on(t.values(ids[&format!("model.decoder.layers.0.{name}.projector")])).unwrap();
+        let rows: Vec<_> = p.chunks(p.len() / 4).collect();
+        for (i, a) in rows.iter().enumerate() {
+            for (j, b) in rows.iter().enumerate() {
+                let dot: f32 = a.iter().zip(*b).map(|(a, b)| a * b).sum();
+                assert!((dot - f32::from(u8::from(i == j))).abs() < 1e-4, "{name}: rows {i} and {j}: {dot}");
+            }
+        }
+    }
+}

@@ -63,17 +63,17 @@ fn check_gradients(name: &str, loss: f32, o: &Options) {
 
 #[test]
 fn gradients_of_opt_with_norm_before() {
-    check_gradients("opt-preln", 13.115370, &options(1));
+    check_gradients("opt-preln", 13.115_37, &options(1));
 }
 
 #[test]
 fn gradients_of_opt_with_norm_after_and_projections() {
-    check_gradients("opt-350m-like", 11.818133, &options(1));
+    check_gradients("opt-350m-like", 11.818_133, &options(1));
 }
 
 #[test]
 fn gradients_of_llama_with_grouped_heads() {
-    check_gradients("llama-gqa", 7.414020, &options(1));
+    check_gradients("llama-gqa", 7.414_02, &options(1));
 }
 
 #[test]
