@@ -51,6 +51,8 @@ enum Command {
     Train(train::Args),
     /// Train by several methods on the same text, and compare them
     Compare(train::compare::Args),
+    /// Show what a training run would take in memory, without allocating it
+    Memory(train::memory::Args),
     /// Measure the kernels against the device's own copy bandwidth and arithmetic
     Bench(bench::Args),
 }
@@ -107,6 +109,7 @@ fn run(cli: &Cli) -> anyhow::Result<()> {
         Command::Verify(args) => verify::run(g, args),
         Command::Train(args) => train::run(g, args),
         Command::Compare(args) => train::compare::run(g, args),
+        Command::Memory(args) => train::memory::run(g, args),
         Command::Bench(args) => bench::run(g, args),
     }
 }

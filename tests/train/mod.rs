@@ -3,6 +3,7 @@
 mod data;
 mod digits;
 mod files;
+mod memory;
 mod presets;
 mod resume;
 mod tiny;

@@ -27,13 +27,19 @@ fn options(steps: usize) -> Options {
     }
 }
 
-pub fn trainer(name: &str, o: &Options) -> Trainer {
+pub fn spec(name: &str) -> Spec {
     let json = std::fs::read(fixture(&format!("tiny/{name}/config.json"))).unwrap();
-    let spec = Spec::Decoder(Config::from_json("config.json", &json).unwrap());
+    Spec::Decoder(Config::from_json("config.json", &json).unwrap())
+}
+
+pub fn trainer(name: &str, o: &Options) -> Trainer {
+    trainer_on(&context(), name, o)
+}
+
+pub fn trainer_on(c: &etalon::Context, name: &str, o: &Options) -> Trainer {
     let weights = Safetensors::open(&fixture(&format!("tiny/{name}/model.safetensors"))).unwrap();
     let named = |tensor: &str, _: usize| Ok(Some(bytemuck::cast_vec(weights.words(tensor)?)));
-    let c = context();
-    c.block_on(Trainer::new(&c, &spec, o, &data(name), &Initial::Named(&named))).unwrap()
+    c.block_on(Trainer::new(c, &spec(name), o, &data(name), &Initial::Named(&named))).unwrap()
 }
 
 fn check_gradients(name: &str, loss: f32, o: &Options) {

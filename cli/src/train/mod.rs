@@ -1,6 +1,7 @@
 //! `train`: a decoder from plain text, by any of the methods; `--resume` goes on where a run was left.
 
 pub(crate) mod compare;
+pub(crate) mod memory;
 pub(crate) mod options;
 
 use crate::common::{self, Global, bar, open_device, print, print_json, read_text};
