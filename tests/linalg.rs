@@ -217,8 +217,7 @@ fn small_drifted_factors_each_dispatch_judged() {
     for (name, facts) in all_facts() {
         for (m, n) in &SIZES[..5] {
             let mut rng = StdRng::seed_from_u64((m * n) as u64);
-            let splits: Vec<_> =
-                (0..3).map(|_| rounded(&Split::of(&M::random(&mut rng, *m, *n)).drifted(&mut rng, 0.3))).collect();
+            let splits: Vec<_> = (0..3).map(|_| rounded(&Split::of(&M::random(&mut rng, *m, *n)).drifted(&mut rng, 0.3))).collect();
             let (got, _) = again(&facts, &splits, true);
             for (g, s) in got.iter().zip(&splits) {
                 check(&format!("{name} {m} x {n}"), g, &s.product());
@@ -296,7 +295,7 @@ fn repeated_zero_and_spread_values() {
         for (name, split) in awkward(&mut rng, m, n) {
             // A product whose factors are rounded first has no exact zeros.
             let w = rounded_matrix(split.product());
-            check(&format!("dense {m} x {n}, {name}"), &dense(context().facts(), &[w.clone()], false)[0], &w);
+            check(&format!("dense {m} x {n}, {name}"), &dense(context().facts(), std::slice::from_ref(&w), false)[0], &w);
             for by in [0.0, 0.2] {
                 let drifted = rounded(&split.clone().drifted(&mut rng, by));
                 let (got, _) = again(context().facts(), std::slice::from_ref(&drifted), false);
@@ -396,12 +395,14 @@ fn hostile_shapes_and_places_are_errors() {
     let tiny = context.with_facts(tiny);
     let buffer = tiny.storage("factors", 16 << 20).unwrap();
     let layer = factors(0, &buffer, [0, 1 << 20, 2 << 20]);
-    assert!(Svd::of_factors(&tiny, &[layer], 600, 600, &options, None).unwrap_err().to_string().contains("max_storage_buffer_binding_size"));
+    assert!(
+        Svd::of_factors(&tiny, &[layer], 600, 600, &options, None).unwrap_err().to_string().contains("max_storage_buffer_binding_size")
+    );
 }
 
 /// Prints how long decompositions take, cold and warm: `cargo test --test main linalg::speed -- --ignored --nocapture`.
 #[test]
-#[ignore = "minutes, and prints only"]
+#[ignore = "takes minutes and only prints"]
 fn speed() {
     let context = context();
     let facts = context.facts();

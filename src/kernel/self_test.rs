@@ -4,12 +4,14 @@
 //! operations wrongly, more often than anything else; plain variants need no trust.
 
 use super::attention::{Keys, attention};
+use super::jacobi::sweep;
 use super::linear::{Fused, Residual, fuses_gate, linear};
 use super::matmul::{Operand, Product, matmul};
 use super::nll::nll;
 use super::norm::{Norm, Rows, norm};
 use super::rope::{Cache, Qkv};
 use super::state::State;
+use super::svd::{Side, Size, Work};
 use crate::gpu::{Context, Facts};
 use crate::plan::{Builder, SlotId};
 use crate::quant::Packed;
@@ -168,6 +170,7 @@ fn probes(facts: &Facts) -> Result<Vec<Probe>> {
     let targets = p.words("targets", vec![5, 576]);
     nll(&mut p.b, "nll", &x, targets, &y)?;
     all.push(p);
+    all.push(jacobi_probe(facts)?);
     // On an adapter without tuned variants there is nothing to do.
     all.retain(|p| p.b.ops().iter().any(|op| op.variant().subgroup.is_some()));
     Ok(all)
@@ -223,6 +226,18 @@ fn attention_probe(facts: &Facts, head_dim: usize, rows: usize, capacity: usize)
     let cache = Cache { k, v, capacity, sequences: 1, kv_heads, head_dim };
     let o = p.tensor("o", rows, heads * head_dim);
     attention(&mut p.b, "attention", state, &x, &Keys::Cache(cache), head_dim, 0.2, &o)?;
+    Ok(p)
+}
+
+/// Three pairs of blocks, one after another.
+fn jacobi_probe(facts: &Facts) -> Result<Probe> {
+    let mut p = Probe::new(facts);
+    let work = Work::new(&mut p.b, Size::new(1, 40, 50));
+    for (slot, words) in work.slots().into_iter().zip(work.size.words()) {
+        let values = if slot == work.x || slot == work.y { p.values(words) } else { vec![0.0; words] };
+        p.data.push((slot, bytemuck::cast_slice(&values).to_vec()));
+    }
+    sweep(&mut p.b, "jacobi", &work, Side::Y, 2e-6)?;
     Ok(p)
 }
 

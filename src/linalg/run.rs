@@ -189,7 +189,11 @@ impl Svd {
             }
             let now = if judged { 1 } else { (most as usize).min(64).min(left) };
             left -= now;
-            if judged { play(&stage.complete, true).await? } else { stage.complete.run(now).map(drop)? }
+            if judged {
+                play(&stage.complete, true).await?
+            } else {
+                stage.complete.run(now).map(drop)?
+            }
             nulls = self.state().await?.iter().map(|s| s[1]).collect();
         }
         Ok(())

@@ -141,7 +141,13 @@ pub(crate) fn scale(layers: usize, times: bool) -> Twin {
         let mut out = Floats::of(0);
         for (layer, r) in (0..layers).flat_map(|l| (0..k).map(move |r| (l, r))) {
             let norm = float(s.words(1)[(first + layer) * 4 * padded + r]);
-            let factor = if times { norm } else if norm > 1e-30 { 1.0 / norm } else { 0.0 };
+            let factor = if times {
+                norm
+            } else if norm > 1e-30 {
+                1.0 / norm
+            } else {
+                0.0
+            };
             let at = (layer * padded + r) * cols;
             for (c, v) in row(s, 0, at, cols).into_iter().enumerate() {
                 out.put(at + c, v * factor, (v * factor).abs());
