@@ -2,8 +2,8 @@
 //
 // Lane l holds columns l, 8 + l, 16 + l and 24 + l of M = J G and of J, a vec4 a row, so that rotations mix registers. What a
 // rotation needs of J G Jᵀ are products of rows of M and of J. In each round rows T_i and B_i are a pair; then all but T_0 move on
-// one place (circle method), back to where they were after 31 rounds. Last, rows of J are brought to unit length by a step
-// x (1.5 - 0.5 |x|^2), since hundreds of J follow one another. grid = (pairs, layers).
+// one place (circle method), back to where they were after 31 rounds. Last comes one step 1.5 J - 0.5 J Jᵀ J, as hundreds of J
+// follow one another. grid = (pairs, layers).
 #import common/svd
 #import common/pairs
 
@@ -158,17 +158,27 @@ fn main(@builtin(workgroup_id) wid: vec3<u32>, @builtin(subgroup_invocation_id) 
         }
         peak = subgroupMax(bitcast<u32>(worst));
     }
+    // Row after row of 1.5 J - 0.5 (J Jᵀ) J; each row is the first once.
+    for (var r = 0u; r < 32u; r++) {
 #for h in 0..4
-    let square$h = sums(array<f32, 8>(
+        let k$h = sums(array<f32, 8>(
 #for i in 0..8
-        dot(j$(8 * h + i), j$(8 * h + i)),
+            dot(j0, j$(8 * h + i)),
 #end
-    ), lane);
+        ), lane);
 #end
-#for r in 0..32
-    let unit$r = j$r * (1.5 - 0.5 * subgroupBroadcast(square$(r / 8), $(r % 8)u));
+        var unit = vec4<f32>(0.0);
+#for i in 0..32
+        unit += subgroupBroadcast(k$(i / 8), $(i % 8)u) * j$i;
+#end
+        unit = 1.5 * j0 - 0.5 * unit;
 #for q in 0..4
-    turns[to + $(32 * r + 8 * q)u + lane] = unit$r[$q];
+        turns[to + 32u * r + $(8 * q)u + lane] = unit[$q];
 #end
+        let first = j0;
+#for i in 0..31
+        j$i = j$(i + 1);
 #end
+        j31 = first;
+    }
 }
