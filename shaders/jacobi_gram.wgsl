@@ -24,10 +24,8 @@ var<workgroup> g: array<f32, $(P * GS)>;
 var<workgroup> turn: array<f32, $(P * P)>;
 var<workgroup> angles: array<vec2<f32>, $W>; // cosine, sine
 var<workgroup> sh_peak: array<u32, $WG>;
-#if SG == 0
 #let TILE = 8
 var<workgroup> tile: array<vec4<f32>, $(P * (TILE + 1))>;
-#end
 
 fn peak_all(v: u32, lane: u32) -> u32 {
     workgroupBarrier();
@@ -46,45 +44,6 @@ fn cosine(low: f32, i: u32, j: u32) -> f32 {
     return select(0.0, abs(g[i * $(GS)u + j]) / (sqrt(x) * sqrt(y)), min(x, y) > low);
 }
 
-#if SG == 8
-// Lanes lie over columns, each with sums of its own.
-fn gram(base: u32, pair: vec2<u32>, lane: u32) {
-#for r in 0..P
-#if r < W
-    let row$r = base + (pair.x * $(W)u + $(r)u) * params.cols;
-#else
-    let row$r = base + (pair.y * $(W)u + $(r - W)u) * params.cols;
-#end
-#for s in 0..(r + 1)
-    var sum_$(r)_$s = 0.0;
-#end
-#end
-    for (var c = lane; c < params.cols; c += 8u) {
-#for r in 0..P
-        let v$r = a[row$r + c];
-#end
-#for r in 0..P
-#for s in 0..(r + 1)
-        sum_$(r)_$s += dot(v$r, v$s);
-#end
-#end
-    }
-#for r in 0..P
-#for s in 0..(r + 1)
-    let all_$(r)_$s = subgroupAdd(sum_$(r)_$s);
-#end
-#end
-    if (lane == 0u) {
-#for r in 0..P
-#for s in 0..(r + 1)
-        g[$(r * GS + s)] = all_$(r)_$s;
-        g[$(s * GS + r)] = all_$(r)_$s;
-#end
-#end
-    }
-    workgroupBarrier();
-}
-#else
 // An invocation makes 2 x 2 of the sums.
 fn gram(base: u32, pair: vec2<u32>, lane: u32) {
     let i = lane / $(W)u;
@@ -118,22 +77,20 @@ fn gram(base: u32, pair: vec2<u32>, lane: u32) {
     g[(i + $(W)u) * $(GS)u + j + $(W)u] = s11;
     workgroupBarrier();
 }
-#end
 
-// Cosine and sine of the rotation that makes two rows orthogonal, by at most 45 degrees.
+// Cosine and sine of the rotation that makes two rows orthogonal. The first of them becomes the longer one: sorted rows need fewer
+// sweeps.
 fn set_angle(low: f32, i: u32, p: u32, q: u32) {
     let x = g[p * $(GS)u + p];
     let y = g[q * $(GS)u + q];
     let xy = g[p * $(GS)u + q];
-    var turned = vec2<f32>(1.0, 0.0);
-    if (min(x, y) > low && abs(xy) > 1e-7 * sqrt(x) * sqrt(y)) {
-        let z = 0.5 * (y - x) / xy;
-        // Where z * z overflows, t is 0, as it should nearly be.
-        let t = select(-1.0, 1.0, z >= 0.0) / (abs(z) + sqrt(1.0 + z * z));
-        let c = 1.0 / sqrt(1.0 + t * t);
-        turned = vec2<f32>(c, c * t);
-    }
-    angles[i] = turned;
+    let z = 0.5 * (y - x) / xy;
+    // Where z * z overflows, t is 0, as it should nearly be.
+    let t = select(0.0, select(-1.0, 1.0, z >= 0.0) / (abs(z) + sqrt(1.0 + z * z)), cosine(low, p, q) > 1e-7);
+    let c = 1.0 / sqrt(1.0 + t * t);
+    // Rows that count as zero stay, so that those which only pad A come last.
+    let swap = min(x, y) > low && y - x + 2.0 * t * xy > 0.0;
+    angles[i] = select(vec2<f32>(c, c * t), vec2<f32>(c * t, -c), swap);
 }
 
 // G <- R G Rᵀ and J <- R J for the rotations of one round; every 2 x 2 block of G has one invocation.

@@ -402,7 +402,7 @@ fn hostile_shapes_and_places_are_errors() {
 
 /// Prints how long decompositions take, cold and warm: `cargo test --test main linalg::speed -- --ignored --nocapture`.
 #[test]
-#[ignore = "minutes, and prints only"]
+#[ignore = "takes minutes and only prints"]
 fn speed() {
     let context = context();
     let facts = context.facts();

@@ -4,15 +4,16 @@
 //! off, J being found from the products of a pair's rows only, and after a sweep each block has met each other once. Sweeps are
 //! repeated until a layer's largest cosine between two rows is within the tolerance.
 
-use super::svd::{Side, Size, Work};
+use super::svd::{Side, WIDTH as W, Work};
 use super::{Access, Variant};
 use crate::gpu::Facts;
 use crate::plan::{Builder, OpSpec};
 use crate::{Result, reference};
 use std::ops::Range;
 
-/// Cyclic sweeps over the products of one pair at most; mostly two will do.
-const INNER: u32 = 4;
+/// Cyclic sweeps over the products of one pair at most. They cost little beside turning rows, and fewer of them make more sweeps over
+/// all rows: of cold matrices of 384 x 384, 8 with 12 of these, 9 with 2, 11 with 1.
+const INNER: u32 = 8;
 /// Rows below this part of the largest norm are zero but for rounding: nothing is turned towards them.
 pub(crate) const FLOOR: f32 = 1e-7;
 
@@ -20,28 +21,34 @@ const GRAM: [Access; 4] = [Access::Read, Access::Read, Access::Write, Access::Wr
 const APPLY: [Access; 4] = [Access::Write, Access::Write, Access::Read, Access::Read];
 const CLOSE: [Access; 2] = [Access::Write, Access::Write];
 
-/// The 8-lane variant keeps the sums in registers, of which 16 rows need 136 already.
-fn gram_variant(facts: &Facts, width: usize) -> Variant {
-    let w = width as i64;
-    let lanes = width == 8 && facts.wide_lanes() && facts.trusts("jacobi_gram", 8);
-    let (wg, sg, subgroup) = if lanes { (8, 8, Some(8)) } else { (w * w, 0, None) };
+fn lanes(facts: &Facts) -> bool {
+    facts.wide_lanes() && facts.trusts("jacobi_lanes", 8)
+}
+
+fn gram_variant(facts: &Facts) -> Variant {
+    if lanes(facts) {
+        let source = include_str!("../../shaders/jacobi_lanes.wgsl");
+        return Variant { kernel: "jacobi_lanes", source, defines: vec![("W", W as i64)], access: &GRAM, subgroup: Some(8) };
+    }
     Variant {
         kernel: "jacobi_gram",
         source: include_str!("../../shaders/jacobi_gram.wgsl"),
-        defines: vec![("W", w), ("WG", wg), ("SG", sg)],
+        defines: vec![("W", W as i64), ("WG", (W * W) as i64)],
         access: &GRAM,
-        subgroup,
+        subgroup: None,
     }
 }
 
-/// Columns of vec4 that a workgroup turns.
-fn apply_variant(width: usize) -> Variant {
+/// WG: columns of vec4 that a workgroup turns.
+fn apply_variant(facts: &Facts) -> Variant {
+    let lanes = facts.wide_lanes() && facts.trusts("jacobi_apply", 8);
+    let (wg, sg, subgroup) = if lanes { (8, 8, Some(8)) } else { (32, 0, None) };
     Variant {
         kernel: "jacobi_apply",
         source: include_str!("../../shaders/jacobi_apply.wgsl"),
-        defines: vec![("W", width as i64), ("WG", 32)],
+        defines: vec![("W", W as i64), ("WG", wg), ("SG", sg)],
         access: &APPLY,
-        subgroup: None,
+        subgroup,
     }
 }
 
@@ -51,7 +58,7 @@ fn close_variant() -> Variant {
 }
 
 pub(crate) fn variants(facts: &Facts) -> Vec<Variant> {
-    [8, 16].iter().flat_map(|w| [gram_variant(facts, *w), apply_variant(*w)]).chain([close_variant()]).collect()
+    vec![gram_variant(facts), apply_variant(facts), close_variant()]
 }
 
 /// Appends one sweep over the rows of `main`, which turns those of the other side alike: layers whose largest cosine was within
@@ -81,38 +88,36 @@ pub fn sweep(b: &mut Builder, label: &str, work: &Work, main: Side, tolerance: f
 }
 
 fn gram(b: &mut Builder, label: &str, work: &Work, main: Side, layers: Range<usize>, (round, tolerance): (usize, f32)) -> Result<()> {
-    let Size { width, .. } = work.size;
     let (stride, step, pairs) = (work.size.stride(main), work.size.step(main), work.size.blocks() / 2);
     let turns = work.turns(b, layers.clone())?;
     let bindings = vec![work.view(b, main, layers.clone())?, b.whole(work.state)?, turns, b.whole(work.peaks)?];
     let mut params = [stride / 4, step / 4, work.size.blocks(), round, layers.start].map(|v| v as u32).to_vec();
     params.extend([INNER, tolerance.to_bits(), FLOOR.to_bits()]);
-    let rows = (2 * width * pairs * layers.len()) as u64;
+    let rows = (2 * W * pairs * layers.len()) as u64;
     b.push(OpSpec {
         label: format!("{label} round {round} gram"),
-        variant: gram_variant(b.facts(), width),
+        variant: gram_variant(b.facts()),
         params,
         bindings,
         grid: [pairs as u32, layers.len() as u32, 1],
-        bytes: 4 * rows * (stride + 2 * width) as u64,
+        bytes: 4 * rows * (stride + 2 * W) as u64,
         // Half of the products, and a few sweeps.
-        flops: rows * 2 * width as u64 * (stride + 24 * width) as u64,
-        twin: reference::jacobi::gram_twin(width, layers.len()),
+        flops: rows * 2 * W as u64 * (stride + 24 * W) as u64,
+        twin: reference::jacobi::gram_twin(layers.len()),
     })
 }
 
 fn apply(b: &mut Builder, label: &str, work: &Work, main: Side, layers: Range<usize>, round: usize) -> Result<()> {
-    let Size { width, .. } = work.size;
     let sides = [main, main.other()];
     let pairs = work.size.blocks() / 2;
-    let variant = apply_variant(width);
+    let variant = apply_variant(b.facts());
     let cols = sides.map(|s| work.size.stride(s) / 4);
     let tiles = cols.map(|c| c.div_ceil(variant.define("WG") as usize));
     let [first, second] = sides.map(|s| work.view(b, s, layers.clone()));
     let bindings = vec![first?, second?, work.turns(b, layers.clone())?, b.whole(work.state)?];
     let steps = sides.map(|s| work.size.step(s) / 4);
     let params = [cols[0], steps[0], cols[1], steps[1], work.size.blocks(), round, layers.start, tiles[0]];
-    let elements = (2 * width * pairs * layers.len() * 4 * (cols[0] + cols[1])) as u64;
+    let elements = (2 * W * pairs * layers.len() * 4 * (cols[0] + cols[1])) as u64;
     b.push(OpSpec {
         label: format!("{label} round {round} apply"),
         variant,
@@ -120,7 +125,7 @@ fn apply(b: &mut Builder, label: &str, work: &Work, main: Side, layers: Range<us
         bindings,
         grid: [(tiles[0] + tiles[1]) as u32, pairs as u32, layers.len() as u32],
         bytes: 8 * elements,
-        flops: 4 * elements * width as u64,
-        twin: reference::jacobi::apply_twin(width, layers.len()),
+        flops: 4 * elements * W as u64,
+        twin: reference::jacobi::apply_twin(layers.len()),
     })
 }

@@ -6,21 +6,20 @@
 use super::matmul::{Product, matmul};
 use super::roof::copy;
 use super::svd::{Side, Work};
-use super::{Access, Variant, row_workgroup};
+use super::{Access, Variant};
 use crate::gpu::Facts;
 use crate::plan::{Builder, OpSpec};
 use crate::tensor::Tensor;
 use crate::{Error, Result, reference};
 
-fn variant(facts: &Facts, op: i64) -> Variant {
-    let (wg, sg, subgroup) = if op == 1 { (64, 0, None) } else { row_workgroup(facts, "svd_polar", 64) };
+fn variant(op: i64) -> Variant {
     let access: &'static [Access] = if op == 1 { &[Access::Write, Access::Read] } else { &[Access::Read, Access::Write] };
-    let defines = vec![("OP", op), ("WG", wg), ("SG", sg)];
-    Variant { kernel: "svd_polar", source: include_str!("../../shaders/svd_polar.wgsl"), defines, access, subgroup }
+    let defines = vec![("OP", op), ("WG", 64), ("SG", 0)];
+    Variant { kernel: "svd_polar", source: include_str!("../../shaders/svd_polar.wgsl"), defines, access, subgroup: None }
 }
 
-pub(crate) fn variants(facts: &Facts) -> Vec<Variant> {
-    vec![variant(facts, 0), variant(facts, 1)]
+pub(crate) fn variants(_: &Facts) -> Vec<Variant> {
+    vec![variant(0), variant(1)]
 }
 
 /// The rows of one side of a layer, with what pads them.
@@ -68,7 +67,7 @@ pub fn step(b: &mut Builder, label: &str, work: &Work, side: Side, layer: usize,
         let bindings = vec![b.view(&g)?, b.whole(work.peaks)?];
         b.push(OpSpec {
             label: format!("{label} {}", if op == 0 { "distance" } else { "polynomial" }),
-            variant: variant(b.facts(), op),
+            variant: variant(op),
             params: vec![k as u32, g.stride as u32, at as u32, 0],
             bindings,
             grid: if op == 0 { [k as u32, 1, 1] } else { [g.stride.div_ceil(64) as u32, k as u32, 1] },

@@ -9,12 +9,14 @@ use super::attention_backward::{AttentionGradient, attention_backward};
 use super::cross_entropy::{CrossEntropy, cross_entropy};
 use super::dots::row_dots;
 use super::grad_norm::{Page, grad_norm};
+use super::jacobi::sweep;
 use super::linear::{Fused, Residual, fuses_gate, linear};
 use super::matmul::{Operand, Product, matmul};
 use super::nll::nll;
 use super::norm::{Norm, NormGradient, norm_backward, norm_saving};
 use super::rope::{Cache, Qkv};
 use super::state::State;
+use super::svd::{Side, Size, Work};
 use crate::gpu::{Context, Facts};
 use crate::plan::{Builder, SlotId};
 use crate::quant::Packed;
@@ -193,6 +195,7 @@ fn probes(facts: &Facts) -> Result<Vec<Probe>> {
     cross_entropy(&mut p.b, "cross-entropy", &loss)?;
     all.push(p);
     all.push(optimiser_probe(facts)?);
+    all.push(jacobi_probe(facts)?);
     // On an adapter without tuned variants there is nothing to do.
     all.retain(|p| p.b.ops().iter().any(|op| op.variant().subgroup.is_some()));
     Ok(all)
@@ -288,6 +291,18 @@ fn gradient_probe(facts: &Facts, head_dim: usize, causal: bool) -> Result<Probe>
     let (x, o, lse, d_o, dx) = (&x, &o, &lse, &d_o, &dx);
     let g = AttentionGradient { state, x, causal, sequences, kv_heads, head_dim, scale: 0.2, o, lse, d_o, dx };
     attention_backward(&mut p.b, "gradient", &g)?;
+    Ok(p)
+}
+
+/// Three pairs of blocks, one after another.
+fn jacobi_probe(facts: &Facts) -> Result<Probe> {
+    let mut p = Probe::new(facts);
+    let work = Work::new(&mut p.b, Size::new(1, 40, 50));
+    for (slot, words) in work.slots().into_iter().zip(work.size.words()) {
+        let values = if slot == work.x || slot == work.y { p.values(words) } else { vec![0.0; words] };
+        p.data.push((slot, bytemuck::cast_slice(&values).to_vec()));
+    }
+    sweep(&mut p.b, "jacobi", &work, Side::Y, 2e-6)?;
     Ok(p)
 }
 

@@ -1,7 +1,7 @@
 //! What singular value decompositions need beside rotations ([`super::jacobi`]): where matrices lie meanwhile, norms, order,
 //! directions for rows that have none, and moving matrices in and out.
 
-use super::{Access, Variant, row_workgroup};
+use super::{Access, Variant};
 use crate::gpu::Facts;
 use crate::plan::{Builder, OpSpec, SlotId, Window};
 use crate::reference;
@@ -10,6 +10,8 @@ use std::ops::Range;
 
 /// Words of the state of one decomposition; `shaders/common/svd.wgsl` names the same.
 pub const STATE_WORDS: usize = 16;
+/// Rows of a block of the rotations.
+pub(crate) const WIDTH: usize = 16;
 /// Rows of at most this part of the largest norm count as zero.
 pub const LEAST: f32 = 1e-6;
 
@@ -38,14 +40,12 @@ pub struct Size {
     pub m: usize,
     /// Columns of each.
     pub n: usize,
-    /// Rows of a block of the rotations.
-    pub width: usize,
 }
 
 impl Size {
     /// `layers` matrices of `m x n`.
     pub fn new(layers: usize, m: usize, n: usize) -> Self {
-        Self { layers, m, n, width: 8 }
+        Self { layers, m, n }
     }
 
     /// Singular values of each.
@@ -55,12 +55,12 @@ impl Size {
 
     /// Rows of X and Y in the scratch: whole pairs of blocks.
     pub fn padded(&self) -> usize {
-        self.k().next_multiple_of(2 * self.width)
+        self.k().next_multiple_of(2 * WIDTH)
     }
 
     /// Blocks of rows, an even number.
     pub fn blocks(&self) -> usize {
-        self.padded() / self.width
+        self.padded() / WIDTH
     }
 
     /// The side whose rows are square matrices, X where both are.
@@ -84,7 +84,7 @@ impl Size {
     }
 
     fn turn_step(&self) -> usize {
-        (self.blocks() / 2 * (4 * self.width * self.width + 4)).next_multiple_of(64)
+        (self.blocks() / 2 * (4 * WIDTH * WIDTH + 4)).next_multiple_of(64)
     }
 
     /// Words of each buffer of the scratch, in the order of [`Work::slots`].
@@ -173,34 +173,35 @@ fn io_variant(op: i64, from: i64) -> Variant {
     }
 }
 
-fn rows_variant(facts: &Facts, op: i64, times: i64) -> Variant {
-    let (wg, sg, subgroup) = if matches!(op, 2 | 4) { (64, 0, None) } else { row_workgroup(facts, "svd_rows", 64) };
+/// Invocations of a workgroup; rotations take most of the time, so that these kernels are plain ones only.
+const WG: i64 = 64;
+
+fn rows_variant(op: i64, times: i64) -> Variant {
     let access: &'static [Access] = match op {
         0 | 3 => &[R, W],
         1 => &[W, W],
         2 => &[W, R],
         _ => &[W],
     };
-    let defines = vec![("OP", op), ("TIMES", times), ("WG", wg), ("SG", sg)];
-    Variant { kernel: "svd_rows", source: include_str!("../../shaders/svd_rows.wgsl"), defines, access, subgroup }
+    let defines = vec![("OP", op), ("TIMES", times), ("WG", WG), ("SG", 0)];
+    Variant { kernel: "svd_rows", source: include_str!("../../shaders/svd_rows.wgsl"), defines, access, subgroup: None }
 }
 
-fn complete_variant(facts: &Facts, op: i64) -> Variant {
-    let (wg, sg, subgroup) = if op == 2 { (64, 0, None) } else { row_workgroup(facts, "svd_complete", 64) };
+fn complete_variant(op: i64) -> Variant {
     let access: &'static [Access] = match op {
         0 => &[W, R, W],
         1 => &[R, R, R, W],
         2 => &[W, R, R],
         _ => &[W, R, W, W],
     };
-    let defines = vec![("OP", op), ("WG", wg), ("SG", sg)];
-    Variant { kernel: "svd_complete", source: include_str!("../../shaders/svd_complete.wgsl"), defines, access, subgroup }
+    let defines = vec![("OP", op), ("WG", WG), ("SG", 0)];
+    Variant { kernel: "svd_complete", source: include_str!("../../shaders/svd_complete.wgsl"), defines, access, subgroup: None }
 }
 
-pub(crate) fn variants(facts: &Facts) -> Vec<Variant> {
+pub(crate) fn variants(_: &Facts) -> Vec<Variant> {
     let io = [(0, 0), (1, 0), (1, 1), (1, 2), (1, 3), (2, 0), (3, 0)].map(|(op, from)| io_variant(op, from));
-    let rows = [(0, 0), (1, 0), (2, 0), (2, 1), (3, 0), (4, 0)].map(|(op, times)| rows_variant(facts, op, times));
-    let complete = [0, 1, 2, 3].map(|op| complete_variant(facts, op));
+    let rows = [(0, 0), (1, 0), (2, 0), (2, 1), (3, 0), (4, 0)].map(|(op, times)| rows_variant(op, times));
+    let complete = [0, 1, 2, 3].map(complete_variant);
     io.into_iter().chain(rows).chain(complete).collect()
 }
 
@@ -365,7 +366,7 @@ fn over_rows(b: &mut Builder, label: &str, work: &Work, side: Side, what: Rows) 
         let by_tiles = [size.stride(side).div_ceil(64) as u32, k as u32, n as u32];
         b.push(OpSpec {
             label: format!("{label} {what:?}"),
-            variant: rows_variant(b.facts(), op, times),
+            variant: rows_variant(op, times),
             params: params.into_iter().chain([LEAST.to_bits(), 0, 0, 0]).collect(),
             bindings: vec![work.view(b, side, layers.clone())?, b.whole(work.rows)?],
             grid: if op == 2 { by_tiles } else { [k as u32, n as u32, 1] },
@@ -390,7 +391,7 @@ pub fn norms(b: &mut Builder, label: &str, work: &Work, side: Side) -> Result<()
     let size = work.size;
     b.push(OpSpec {
         label: format!("{label} nulls"),
-        variant: rows_variant(b.facts(), 1, 0),
+        variant: rows_variant(1, 0),
         params: vec![0, size.k() as u32, size.padded() as u32, 0, LEAST.to_bits(), 0, 0, 0],
         bindings: vec![b.whole(work.rows)?, b.whole(work.state)?],
         grid: [size.layers as u32, 1, 1],
@@ -426,7 +427,7 @@ pub fn order(b: &mut Builder, label: &str, work: &Work) -> Result<()> {
     let size = work.size;
     b.push(OpSpec {
         label: format!("{label} order"),
-        variant: rows_variant(b.facts(), 4, 0),
+        variant: rows_variant(4, 0),
         params: vec![0, size.k() as u32, size.padded() as u32, 0, 0, 0, 0, 0],
         bindings: vec![b.whole(work.rows)?],
         grid: [size.k().div_ceil(64) as u32, size.layers as u32, 1],
@@ -466,6 +467,6 @@ fn complete_step(b: &mut Builder, label: &str, work: &Work, side: Side, layers: 
         _ => (vec![a, coefs, rows, state], [n as u32, 1, 1], reference::svd::judge(n)),
     };
     let words = (n * stride) as u64 * if matches!(op, 1 | 2) { k as u64 } else { 1 };
-    let variant = complete_variant(b.facts(), op);
+    let variant = complete_variant(op);
     b.push(OpSpec { label: format!("{label} complete"), variant, params, bindings, grid, bytes: 4 * words, flops: 2 * words, twin })
 }

@@ -1,5 +1,6 @@
 //! Twins of `shaders/jacobi_*.wgsl`. Which rotations make rows orthogonal is open, so that those are judged by what they do.
 
+use crate::kernel::svd::WIDTH;
 use crate::plan::{Expected, Judge, Snapshot, Tolerance, Twin};
 
 /// The pairs of round `t` of `n - 1`, in each of which `n` players meet in `n / 2` pairs: the first stays, the others move on.
@@ -47,8 +48,8 @@ fn layer_turns(pairs: usize, p: usize) -> usize {
 }
 
 /// Where the rows of a pair begin, in words.
-fn places(layer_at: usize, stride: usize, width: usize, (low, high): (usize, usize)) -> Vec<usize> {
-    [low, high].iter().flat_map(|b| (0..width).map(move |r| layer_at + (b * width + r) * stride)).collect()
+fn places(layer_at: usize, stride: usize, (low, high): (usize, usize)) -> Vec<usize> {
+    [low, high].iter().flat_map(|b| (0..WIDTH).map(move |r| layer_at + (b * WIDTH + r) * stride)).collect()
 }
 
 /// Whether J is orthogonal and turns rows with the products `g` into nearly orthogonal ones.
@@ -57,29 +58,40 @@ fn judge_turn(words: &[u32], g: &[Vec<f64>], low: f64, before: f64) -> Result<()
     let j: Vec<Vec<f64>> = words.chunks_exact(p).map(|r| r.iter().map(|w| f64::from(f32::from_bits(*w))).collect()).collect();
     let products = gram(&j);
     let off = (0..p * p).map(|i| (products[i / p][i % p] - f64::from(u8::from(i / p == i % p))).abs()).fold(0.0, f64::max);
-    // After the polishing step only the rounding of entries to f32 is left, a few half-ulps for a row.
+    // After the last step only the rounding of entries to f32 is left, a few half-ulps for a row.
     if off.is_nan() || off > 3e-7 {
         return Err(format!("J Jᵀ is off the identity by {off:.1e}"));
     }
-    // Few sweeps leave little where there was much. But products of rows resolve in f32 only what is not much smaller than the
-    // largest of them, so that directions of small rows come out over several sweeps.
-    let mut g = turned(&j, g);
+    let mut turned = turned(&j, g);
     let top = (0..p).map(|i| g[i][i]).fold(0.0, f64::max);
-    (0..p).for_each(|i| g[i][i] += 1e-4 * top);
-    let (after, noise) = (cosines(&g, low + 1e-4 * top).1, 1e-6 * p as f64);
-    if after > 1e-2 * before + noise * noise {
+    let noise = 1e-6 * p as f64;
+    let (off_before, off_after) = (off_squares(g, low), off_squares(&turned, low));
+    if off_after > 1e-2 * off_before + (noise * top).powi(2) {
+        return Err(format!("squares of products add up to {off_after:.1e} after the turn, and to {off_before:.1e} before"));
+    }
+    // Cosines of small rows may grow at first, as their directions come out. Where all are small they fall fast, but for rows so
+    // small that products beside the largest do not resolve them in f32: those need several turns.
+    (0..p).for_each(|i| turned[i][i] += 1e-4 * top);
+    let after = cosines(&turned, low + 1e-4 * top).1;
+    if before < 1e-2 && after > 0.1 * before + noise * noise {
         return Err(format!("squares of cosines add up to {after:.1e} after the turn, and to {before:.1e} before"));
     }
     Ok(())
 }
 
-pub(crate) fn gram_twin(width: usize, layers: usize) -> Twin {
+/// Squares of the products of two rows, of which neither has at most `low` for its square.
+fn off_squares(g: &[Vec<f64>], low: f64) -> f64 {
+    let all = (0..g.len()).flat_map(|i| (0..i).map(move |j| (i, j)));
+    all.filter(|(i, j)| g[*i][*i].min(g[*j][*j]) > low).map(|(i, j)| g[i][j] * g[i][j]).sum()
+}
+
+pub(crate) fn gram_twin(layers: usize) -> Twin {
     Twin::new(move |s: &Snapshot| {
         let q = &s.params()[4..];
         let [stride, step] = [q[0], q[1]].map(|v| 4 * v as usize);
         let (blocks, t, first) = (q[2] as usize, q[3] as usize, q[4] as usize);
         let [tolerance, floor] = [q[6], q[7]].map(|w| f64::from(f32::from_bits(w)));
-        let (p, pairs) = (2 * width, blocks / 2);
+        let (p, pairs) = (2 * WIDTH, blocks / 2);
         // Sums of `stride` products in the numerator and in both norms.
         let error = 3.0 * 2f64.powi(-24) * (8.0 + stride as f64 / 64.0);
         let mut out = Vec::new();
@@ -91,7 +103,7 @@ pub(crate) fn gram_twin(width: usize, layers: usize) -> Twin {
             let low = (floor * f64::from(f32::from_bits(state[2]))).powi(2);
             let mut largest = 0f64;
             for (i, pair) in round(blocks, t).into_iter().enumerate() {
-                let rows: Vec<_> = places(layer * step, stride, width, pair).into_iter().map(|at| floats(s, 0, at, stride)).collect();
+                let rows: Vec<_> = places(layer * step, stride, pair).into_iter().map(|at| floats(s, 0, at, stride)).collect();
                 let g = gram(&rows);
                 let (cosine, before) = cosines(&g, low);
                 largest = largest.max(cosine);
@@ -126,10 +138,10 @@ pub(crate) fn gram_twin(width: usize, layers: usize) -> Twin {
     })
 }
 
-pub(crate) fn apply_twin(width: usize, layers: usize) -> Twin {
+pub(crate) fn apply_twin(layers: usize) -> Twin {
     Twin::new(move |s: &Snapshot| {
         let q: Vec<usize> = s.params()[4..].iter().map(|v| *v as usize).collect();
-        let (p, blocks, first) = (2 * width, q[4], q[6]);
+        let (p, blocks, first) = (2 * WIDTH, q[4], q[6]);
         let mut out = Vec::new();
         for (binding, (cols, step)) in [(4 * q[0], 4 * q[1]), (4 * q[2], 4 * q[3])].into_iter().enumerate() {
             let (mut at, mut want, mut magnitude) = (Vec::new(), Vec::new(), Vec::new());
@@ -139,13 +151,15 @@ pub(crate) fn apply_twin(width: usize, layers: usize) -> Twin {
                     if turn[p * p] == 0.0 {
                         continue;
                     }
-                    let rows = places(layer * step, cols, width, pair);
+                    let rows = places(layer * step, cols, pair);
                     let values: Vec<_> = rows.iter().map(|r| floats(s, binding, *r, cols)).collect();
                     for (r, row) in rows.iter().enumerate() {
-                        let terms = |c: usize| (0..p).map(|l| turn[r * p + l] * values[l][c]).collect::<Vec<f64>>();
-                        at.extend(*row..row + cols);
-                        want.extend((0..cols).map(|c| terms(c).iter().sum::<f64>()));
-                        magnitude.extend((0..cols).map(|c| terms(c).iter().map(|v| v.abs()).sum::<f64>()));
+                        for c in 0..cols {
+                            let terms = values.iter().enumerate().map(|(l, v)| turn[r * p + l] * v[c]);
+                            at.push(row + c);
+                            want.push(terms.clone().sum());
+                            magnitude.push(terms.map(f64::abs).sum());
+                        }
                     }
                 }
             }
