@@ -35,7 +35,7 @@ fn state_of_known_models() {
     use etalon::format::Config;
     use etalon::train::{Spec, presets::preset};
     let of = |name: &str, method: Method| {
-        let json = preset(name, 0, 128).unwrap();
+        let json = preset(name, 0, 0).unwrap();
         let spec = Spec::Decoder(Config::from_json("config.json", json.as_bytes()).unwrap());
         let o = Options { method, sequences: 1, context: 128, steps: 10, ..Options::default() };
         let m = memory(context().facts(), &spec, &o, DataSize { tokens: 1000, windows: 10 }).unwrap();
