@@ -4,8 +4,9 @@
 //! `cargo run --release --example train_sst`
 //!
 //! ```text
-//! full        loss 0.0035  test accuracy 97.2 %  26122 of 26122 elements trained
-//! ...
+//! full       loss 0.0125  test accuracy 97.2 %  26122 elements trained
+//! sst        loss 0.2842  test accuracy 93.1 %  1640 elements trained
+//! lora       loss 0.7439  test accuracy 73.9 %  1438 elements trained
 //! curves: target/train_sst.svg
 //! ```
 
