@@ -261,7 +261,7 @@ impl Tape {
     /// # Errors
     /// [`Error::Shape`] for a p outside of 0..1.
     pub fn dropout(&mut self, label: &str, x: Var, p: f32, progress: SlotId, stream: u32) -> Result<Var> {
-        if p == 0.0 || !self.recording {
+        if p == 0.0 || !self.training {
             return Ok(x);
         }
         let xt = self.tensor(x);

@@ -88,6 +88,8 @@ pub struct Tape {
     constant: Vec<bool>,
     nodes: Vec<Backward>,
     recording: bool,
+    /// Gradients are wanted in the end: also while a block that will be recomputed runs without recording.
+    training: bool,
     /// Gradients of parameters are added to what their tensors hold, from the first contribution on.
     accumulate: bool,
     /// First words of parameter gradients that this plan has written already.
@@ -113,6 +115,7 @@ impl Tape {
             constant: Vec::new(),
             nodes: Vec::new(),
             recording: true,
+            training: true,
             accumulate,
             written: HashSet::new(),
             owners: HashMap::new(),
@@ -121,12 +124,12 @@ impl Tape {
 
     /// A tape that only goes forward: for evaluation.
     pub fn forward_only(builder: Builder) -> Self {
-        Self { recording: false, ..Self::new(builder, false) }
+        Self { recording: false, training: false, ..Self::new(builder, false) }
     }
 
-    /// True where gradients will be wanted.
-    pub fn records(&self) -> bool {
-        self.recording
+    /// True where gradients will be wanted: operations that only training has, such as dropout, are appended.
+    pub fn trains(&self) -> bool {
+        self.training
     }
 
     /// A value without a gradient: an input.

@@ -223,7 +223,7 @@ impl Decoder {
     /// `x + dropout(linear(h))`.
     #[expect(clippy::too_many_arguments, reason = "a branch's operands")]
     fn branch(&self, tape: &mut Tape, slots: &Slots, i: &Inputs, l: &Linear, h: Var, x: Var, stream: u32) -> Result<Var> {
-        if i.dropout == 0.0 || !tape.records() {
+        if i.dropout == 0.0 || !tape.trains() {
             return self.linear(tape, slots, l, h, Some(x));
         }
         let y = self.linear(tape, slots, l, h, None)?;

@@ -123,7 +123,7 @@ impl Network {
             state: b.external("states", o.sequences * WORDS),
             angles: b.external("angles", angle_words),
         };
-        let smoothing = if tape.records() { o.smoothing } else { 0.0 };
+        let smoothing = if tape.trains() { o.smoothing } else { 0.0 };
         let loss = Loss { targets: feed.targets, scale: (constants.scale, 0), smoothing };
         let losses = match self {
             Self::Decoder(d) => {

@@ -116,7 +116,7 @@ fn after(o: &Options, steps: usize) -> Vec<(String, Vec<f32>)> {
 fn recomputation_changes_no_bit() {
     let sst = Method::Sst(Sst { rank: 8, steps: 2, iterations: 2, warmup: 1, ..Sst::default() });
     for method in [Method::Full, sst] {
-        let o = Options { method, ..options(6) };
+        let o = Options { method, dropout: 0.1, ..options(6) };
         assert_eq!(after(&o, 6), after(&Options { recompute: true, ..o.clone() }, 6));
     }
 }
