@@ -20,11 +20,17 @@ pub enum Initial<'a> {
     Random,
     /// By Hugging Face's name, with a wanted number of elements; names that give `None` are drawn as above.
     Named(&'a Named<'a>),
+    /// From a checkpoint, by [`super::Trainer::restore`] afterwards: nothing is drawn or decomposed.
+    Restored,
 }
 
 impl std::fmt::Debug for Initial<'_> {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.write_str(if matches!(self, Self::Random) { "Random" } else { "Named" })
+        f.write_str(match self {
+            Self::Random => "Random",
+            Self::Named(_) => "Named",
+            Self::Restored => "Restored",
+        })
     }
 }
 
@@ -47,7 +53,7 @@ pub(super) fn kaiming(seed: u64, name: &str, rows: usize, n: usize) -> Vec<f32> 
 impl Initial<'_> {
     fn named(&self, name: &str, elements: usize) -> Result<Option<Vec<f32>>> {
         match self {
-            Self::Random => Ok(None),
+            Self::Random | Self::Restored => Ok(None),
             Self::Named(f) => match f(name, elements)? {
                 Some(v) if v.len() != elements => {
                     Err(Error::Request(format!("initial `{name}` has {} elements, the model wants {elements}", v.len())))
@@ -62,6 +68,9 @@ impl Initial<'_> {
     /// # Errors
     /// What [`Initial::Named`] gives; [`Error::Request`], [`Error::OutOfMemory`].
     pub(super) async fn write(&self, context: &Context, network: &Network, layout: &Layout, buffers: &Buffers, o: &Options) -> Result<()> {
+        if matches!(self, Self::Restored) {
+            return Ok(());
+        }
         let mut done: HashSet<Id> = HashSet::new();
         let mut spectral: BTreeMap<(usize, usize), Vec<&Linear>> = BTreeMap::new();
         for l in network.linears() {

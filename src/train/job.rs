@@ -196,8 +196,10 @@ impl Job {
         let config_path = folder.join("config.json");
         let config = std::fs::read_to_string(&config_path).map_err(io(&config_path))?;
         let corpus = load_corpus(&folder.join("data.safetensors"))?;
-        let mut job = Self::begin(context, folder, settings, &config, &corpus, &Initial::Random).await?;
-        if let Some(newest) = checkpoint::latest(&folder.join("checkpoints"))? {
+        let newest = checkpoint::latest(&folder.join("checkpoints"))?;
+        let initial = if newest.is_some() { Initial::Restored } else { Initial::Random };
+        let mut job = Self::begin(context, folder, settings, &config, &corpus, &initial).await?;
+        if let Some(newest) = newest {
             job.trainer.restore(&newest)?;
         }
         job.reread_log()?;
