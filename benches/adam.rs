@@ -1,6 +1,6 @@
 use super::Bed;
 use criterion::Criterion;
-use etalon::kernel::adam::{Parameters, Rule, Segment, Update, adam, chunks};
+use etalon::kernel::adam::{After, Parameters, Rule, Segment, Update, adam, chunks};
 use etalon::kernel::progress::Progress;
 
 /// A dense model of 4 M values; singular vectors of 12 layers, 64 of 768 rows each, twice.
@@ -15,7 +15,7 @@ pub(super) fn bench(c: &mut Criterion) {
         update: Update::Dense,
     };
     let rows = |i: usize| {
-        let update = Update::Rows { indices: 64 * i, count: 64, cols: 768, normalise: true };
+        let update = Update::Rows { indices: 64 * i, count: 64, cols: 768, after: After::Normalise };
         Segment { value: i * 768 * 768, gradient: i * 64 * 768, len: 768 * 768, update, ..dense(i) }
     };
     for (name, segments) in [("dense 4M", (0..4).map(dense).collect::<Vec<_>>()), ("rows 24x64x768", (0..24).map(rows).collect())] {

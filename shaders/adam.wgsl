@@ -42,6 +42,7 @@ const CLAMPED: u32 = 1u;
 const ROWS: u32 = 2u;
 const UNIT_ROWS: u32 = 3u;
 const DIRECTION: u32 = 4u;
+const CLAMPED_ROWS: u32 = 5u;
 
 // The direction of a step; moves the moments on.
 fn direction(i: u32, g: Unit, rate: vec4<f32>, mask: Mask) -> Unit {
@@ -75,7 +76,7 @@ fn main(@builtin(workgroup_id) wid: vec3<u32>, @builtin(local_invocation_index) 
     let units = select(0u, (what.w + $(PER - 1)u) / $(PER)u, healthy);
     let from_gradient = (what.z - params.gradient_base) / $(PER)u;
     var from_value = (what.y - params.value_base) / $(PER)u;
-    if (kind == ROWS || kind == UNIT_ROWS) {
+    if (kind == ROWS || kind == UNIT_ROWS || kind == CLAMPED_ROWS) {
         from_value += min(indices[more.y], more.z - 1u) * (what.w / $(PER)u);
     }
     var squares = 0.0;
@@ -85,7 +86,7 @@ fn main(@builtin(workgroup_id) wid: vec3<u32>, @builtin(local_invocation_index) 
         if (moves) {
             let old = values[from_value + i];
             var p = old * kept - lr * d;
-            if (kind == CLAMPED) { p = max(p, Unit(0.0)); }
+            if (kind == CLAMPED || kind == CLAMPED_ROWS) { p = max(p, Unit(0.0)); }
             if (kind == DIRECTION) { p = lr * d; }
             values[from_value + i] = select(old, p, mask);
             squares += total(p * p);

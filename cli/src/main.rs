@@ -123,3 +123,13 @@ fn usage_line(text: &str) -> String {
     let complaint = text.split("\n\nUsage:").next().unwrap_or(text);
     format!("{} (see --help)", one_line(complaint.split("\n\nFor more").next().unwrap_or(complaint)))
 }
+
+#[cfg(test)]
+mod tests {
+    use clap::CommandFactory as _;
+
+    #[test]
+    fn arguments_are_consistent() {
+        super::Cli::command().debug_assert();
+    }
+}

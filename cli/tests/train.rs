@@ -3,6 +3,7 @@
 mod common;
 
 use common::{etalon, fail, fixture, scratch, succeed};
+use serde_json::Value;
 use std::path::Path;
 use std::time::{Duration, Instant};
 
@@ -37,6 +38,42 @@ fn a_killed_run_goes_on_to_the_same_bytes() {
     assert!(model(&whole) == model(&killed), "the models differ");
     // What was trained is a model that the other commands load.
     succeed(etalon(&["generate", "--model", whole.to_str().unwrap(), "--prompt", "a plan", "--max-tokens", "3"]));
+}
+
+/// Runs are kept: the same command again trains nothing, and another folder takes over what was chosen.
+#[test]
+fn a_comparison_tunes_full_rank_first_and_is_kept() {
+    let folder = scratch("compare");
+    let text = folder.join("text.txt");
+    std::fs::copy(fixture("../../docs/ARCHITECTURE.md"), &text).unwrap();
+    let compare = |out: &Path, more: &[&str]| {
+        let shape = ["--vocabulary", "400", "--context", "8", "--sequences", "2", "--steps", "6", "--rank", "2", "--t3", "2"];
+        let mut c = etalon(&["compare", "--text", text.to_str().unwrap(), "--out", out.to_str().unwrap()]);
+        c.args(shape).args(["--evaluate-batches", "1", "--extend", "0", "--warmup", "0"]).args(more);
+        succeed(c)
+    };
+    let first = folder.join("first");
+    let methods = ["--methods", "sst,lora,full", "--rates", "1e-9,1e-3", "--seeds", "0,1"];
+    let table = compare(&first, &methods);
+    let lines: Vec<&str> = table.lines().collect();
+    let rate = lines[2].strip_prefix("| full | ").and_then(|l| l.split(' ').next()).unwrap();
+    assert!(lines[3].starts_with("| sst |") && lines[4].starts_with("| lora x1 |"), "{table}");
+    let results = || std::fs::read_dir(first.join("results")).unwrap().count();
+    assert_eq!(results(), 9);
+    let kept = |name: &str| std::fs::read_to_string(first.join("results").join(name)).unwrap();
+    // What was found for full rank is the rate of what all methods train alike.
+    for other in ["0.001", "0.000000001"] {
+        let sst: Value = serde_json::from_str(&kept(&format!("sst-rate-{other}-seed-0.json"))).unwrap();
+        assert_eq!(sst["settings"]["options"]["rate_rest"].as_f64(), rate.parse().ok());
+    }
+    let svg = std::fs::read(first.join("curves.svg")).unwrap();
+    assert!(!svg.is_empty());
+    let again = Instant::now();
+    assert_eq!(compare(&first, &methods), table);
+    assert!(results() == 9 && again.elapsed() < Duration::from_secs(60));
+    let second = folder.join("second");
+    let like = compare(&second, &["--like", first.to_str().unwrap(), "--seeds", "2"]);
+    assert!(like.contains(&format!("| full | {rate} |")) && std::fs::read_dir(second.join("results")).unwrap().count() == 3, "{like}");
 }
 
 #[test]

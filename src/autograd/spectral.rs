@@ -3,10 +3,12 @@
 use super::layers::product;
 use super::{Tape, Var, WeightBackward};
 use crate::Result;
+use crate::kernel::add::accumulate;
 use crate::kernel::columns::{Columns, column_sums};
+use crate::kernel::dots::row_dots;
 use crate::kernel::matmul::Product;
 use crate::kernel::select::{select_columns, select_rows};
-use crate::plan::SlotId;
+use crate::plan::{Builder, SlotId};
 use crate::tensor::Tensor;
 
 /// How `x Wᵀ` is made.
@@ -69,8 +71,10 @@ pub struct Spectral {
 pub struct SpectralGradients {
     /// Of the r active rows of Uᵀ: `r x m`.
     pub ut: Tensor,
-    /// Of all singular values: `1 x k`.
+    /// Of all singular values, `1 x k`, or of the r active ones, `1 x r`.
     pub sigma: Tensor,
+    /// Whether it is the latter.
+    pub sampled_sigma: bool,
     /// Of the r active rows of Vᵀ: `r x n`.
     pub vt: Tensor,
     /// The active indices: slot and first word.
@@ -107,13 +111,31 @@ impl Tape {
             let dz = b.transient("dy U", dy.rows, w.ut.rows);
             product(b, &label, dy, &w.ut, &dz, Product { b_t: true, ..Product::default() })?;
             if let Some(g) = w.gradients {
-                let adds = tape.target(&g.sigma);
-                column_sums(&mut tape.builder, &label, &Columns::Dot(&dz, &z), &g.sigma, adds)?;
+                tape.sigma_gradient(&label, &w, &g, |b, to, adds| column_sums(b, &label, &Columns::Dot(&dz, &z), to, adds))?;
                 tape.active_gradient(&label, &w, &g, (&z, dy), &g.ut)?;
                 tape.active_gradient(&label, &w, &g, (&dz, &xt), &g.vt)?;
             }
             tape.contribute(x, |b, dx, accumulate| product(b, &label, &dz, &w.vt, dx, Product { scale, accumulate, ..Product::default() }))
         }))
+    }
+
+    /// The gradient of all singular values, which `write(builder, to, adds)` appends, or that of the active ones taken from it.
+    fn sigma_gradient(
+        &mut self,
+        label: &str,
+        w: &Spectral,
+        g: &SpectralGradients,
+        write: impl FnOnce(&mut Builder, &Tensor, bool) -> Result<()>,
+    ) -> Result<()> {
+        let adds = self.target(&g.sigma);
+        let b = &mut self.builder;
+        if !g.sampled_sigma {
+            return write(b, &g.sigma, adds);
+        }
+        let (all, active) = (b.transient("sigma gradient", 1, w.sigma.cols), b.transient("active sigma", 1, g.sigma.cols));
+        write(b, &all, false)?;
+        select_columns(b, label, &all, g.active, None, if adds { &active } else { &g.sigma })?;
+        if adds { accumulate(b, label, &active, &g.sigma) } else { Ok(()) }
     }
 
     /// `to += selected(left)ᵀ right`: r active columns of `left`.
@@ -147,8 +169,7 @@ impl Tape {
             let (whole, ug) = (b.transient("whole gradient", m, n), b.transient("Uᵀ G", k, n));
             product(b, &label, dy, &xt, &whole, Product { a_t: true, ..Product::default() })?;
             product(b, &label, &w.ut, &whole, &ug, Product::default())?;
-            let adds = tape.target(&g.sigma);
-            crate::kernel::dots::row_dots(&mut tape.builder, &label, &ug, &w.vt, &g.sigma, adds)?;
+            tape.sigma_gradient(&label, &w, &g, |b, to, adds| row_dots(b, &label, &ug, &w.vt, to, adds))?;
             tape.active_rows(&label, &w, &g, &ug, &g.vt)?;
             // Rows of (G V)ᵀ = Vᵀ Gᵀ, of the active v only.
             let (r, factors) = (g.ut.rows, (g.kind == Gradient::Default).then(|| w.sigma_place()));
@@ -167,6 +188,6 @@ impl Tape {
         }
         let active = self.builder.transient("active rows", to.rows, to.cols);
         select_rows(&mut self.builder, label, from, g.active, factors, &active)?;
-        crate::kernel::add::accumulate(&mut self.builder, label, &active, to)
+        accumulate(&mut self.builder, label, &active, to)
     }
 }

@@ -31,11 +31,22 @@ pub enum Update {
         count: usize,
         /// Words of a row.
         cols: usize,
-        /// Divide the row by its norm after the step (not at a learning rate of 0); a row whose squares sum to 0 stays.
-        normalise: bool,
+        /// What follows the step, at a learning rate other than 0.
+        after: After,
     },
     /// `value = lr d`, without decay: for methods that project it back.
     Step,
+}
+
+/// What follows the step of an active row.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum After {
+    /// Nothing.
+    Nothing,
+    /// The row is divided by its norm; one whose squares sum to 0 stays.
+    Normalise,
+    /// `max(p, 0)`.
+    Clamp,
 }
 
 /// Parameters that share an update rule.
@@ -139,8 +150,13 @@ pub fn chunks(segments: &[Segment]) -> Vec<u32> {
         let (kind, value, index, rows) = match s.update {
             Update::Dense => (0, s.value + c.words.start, 0, 0),
             Update::Clamped => (1, s.value + c.words.start, 0, 0),
-            Update::Rows { indices, cols, normalise, .. } => {
-                (2 + usize::from(normalise), s.value, indices + c.words.start / cols, s.len / cols)
+            Update::Rows { indices, cols, after, .. } => {
+                let kind = match after {
+                    After::Nothing => 2,
+                    After::Normalise => 3,
+                    After::Clamp => 5,
+                };
+                (kind, s.value, indices + c.words.start / cols, s.len / cols)
             }
             Update::Step => (4, s.value + c.words.start, 0, 0),
         };

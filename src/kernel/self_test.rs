@@ -3,7 +3,7 @@
 //! A tuned variant is one that is right only for some subgroup size. Drivers report that size wrongly, or compile subgroup
 //! operations wrongly, more often than anything else; plain variants need no trust.
 
-use super::adam::{Parameters, Rule, Segment as Trained, Update, adam, chunks};
+use super::adam::{After, Parameters, Rule, Segment as Trained, Update, adam, chunks};
 use super::attention::{Keys, attention};
 use super::attention_backward::{AttentionGradient, attention_backward};
 use super::cross_entropy::{CrossEntropy, cross_entropy};
@@ -204,7 +204,7 @@ fn probes(facts: &Facts) -> Result<Vec<Probe>> {
 /// Dense values and rows, by vec4 and not, and the norm of their gradients.
 fn optimiser_probe(facts: &Facts) -> Result<Probe> {
     let mut p = Probe::new(facts);
-    let rows = |cols| Update::Rows { indices: 0, count: 2, cols, normalise: true };
+    let rows = |cols| Update::Rows { indices: 0, count: 2, cols, after: After::Normalise };
     let segment = |at, len, update| Trained { label: "probe".into(), value: at, gradient: at, len, group: 0, weight_decay: 0.1, update };
     let segments =
         [segment(0, 71, Update::Dense), segment(72, 300, rows(100)), segment(373, 71, Update::Clamped), segment(445, 231, rows(77))];

@@ -90,6 +90,16 @@ impl Trainer {
         Ok(Some(bytemuck::cast_vec(words)))
     }
 
+    /// Numbers of the active pairs of a layer's singular vectors, in the order of their gradients; none without any.
+    ///
+    /// # Errors
+    /// As [`Trainer::values`].
+    pub async fn active(&self, l: &Linear) -> Result<Vec<u32>> {
+        let Stand::Spectral { active, r, .. } = l.weight else { return Ok(Vec::new()) };
+        let range = 4 * active as u64..4 * (active + r) as u64;
+        Ok(self.context.read_ranges(&[(&*self.buffers.indices, range)])?.words().await?.remove(0))
+    }
+
     /// The layers that the method adapts.
     pub fn linears(&self) -> Vec<&Linear> {
         self.network.linears()

@@ -1,7 +1,7 @@
 //! Initial weights: the same for every method, by seed and name, or those of a checkpoint.
 
 use super::layout::{Buffers, Id, Layout};
-use super::method::{Linear, Stand};
+use super::method::{Basis, Linear, Method, Stand};
 use super::network::Network;
 use super::options::Options;
 use super::random::Random;
@@ -112,7 +112,7 @@ impl Initial<'_> {
             write(context, layout, buffers, id, &values)?;
         }
         for ((m, n), layers) in spectral {
-            self.decompose(context, layout, buffers, &layers, (m, n), o.seed).await?;
+            self.decompose(context, layout, buffers, &layers, (m, n), o).await?;
         }
         Ok(())
     }
@@ -125,24 +125,62 @@ impl Initial<'_> {
         buffers: &Buffers,
         layers: &[&Linear],
         (m, n): (usize, usize),
-        seed: u64,
+        o: &Options,
     ) -> Result<()> {
+        let seed = o.seed;
+        let basis = if let Method::Sst(s) = o.method { s.basis } else { Basis::Svd };
         let step = (m * n).next_multiple_of(64);
         let fit = ((context.facts().max_binding / 4) as usize / step).max(1);
         for part in layers.chunks(fit) {
-            let mut dense = Vec::with_capacity(part.len() * step);
-            for l in part {
-                let name = format!("{}.weight", l.name);
-                dense.extend(self.named(&name, m * n)?.unwrap_or_else(|| kaiming(seed, &name, m, n)));
-                dense.resize(dense.len().next_multiple_of(64), 0.0);
-            }
-            let dense = context.upload("initial weights", bytemuck::cast_slice(&dense))?;
-            let sources: Vec<Place> = (0..part.len()).map(|i| Place { buffer: dense.clone(), offset: i * step }).collect();
             let factors: Vec<Factors> = part.iter().filter_map(|l| factors(layout, buffers, l)).collect();
-            Svd::of_matrices(context, &sources, (m, n), &factors, &Default::default(), None)?.run().await?;
+            let weight = |l: &Linear| {
+                let name = format!("{}.weight", l.name);
+                Ok(self.named(&name, m * n)?.unwrap_or_else(|| kaiming(seed, &name, m, n)))
+            };
+            svd(context, part, (m, n), &factors, &weight).await?;
+            match basis {
+                Basis::Svd => {}
+                Basis::Zero => set_sigma(context, &factors, &vec![vec![0.0; m.min(n)]; part.len()])?,
+                Basis::Random => {
+                    let values = sigma(context, &factors, m.min(n)).await?;
+                    let other = |l: &Linear| Ok(kaiming(seed, &format!("{}.basis", l.name), m, n));
+                    svd(context, part, (m, n), &factors, &other).await?;
+                    set_sigma(context, &factors, &values)?;
+                }
+            }
         }
         Ok(())
     }
+}
+
+/// Decomposes what `matrix` gives for each layer into its factors.
+async fn svd(
+    context: &Context,
+    layers: &[&Linear],
+    (m, n): (usize, usize),
+    factors: &[Factors],
+    matrix: &(dyn Fn(&Linear) -> Result<Vec<f32>> + Sync),
+) -> Result<()> {
+    let step = (m * n).next_multiple_of(64);
+    let mut dense = Vec::with_capacity(layers.len() * step);
+    for l in layers {
+        dense.extend(matrix(l)?);
+        dense.resize(dense.len().next_multiple_of(64), 0.0);
+    }
+    let dense = context.upload("initial weights", bytemuck::cast_slice(&dense))?;
+    let sources: Vec<Place> = (0..layers.len()).map(|i| Place { buffer: dense.clone(), offset: i * step }).collect();
+    Svd::of_matrices(context, &sources, (m, n), factors, &Default::default(), None)?.run().await.map(|_| ())
+}
+
+/// The singular values of each layer.
+async fn sigma(context: &Context, factors: &[Factors], k: usize) -> Result<Vec<Vec<f32>>> {
+    let range = |p: &Place| 4 * p.offset as u64..4 * (p.offset + k) as u64;
+    let ranges: Vec<(&Buffer, _)> = factors.iter().map(|f| (&*f.sigma.buffer, range(&f.sigma))).collect();
+    Ok(context.read_ranges(&ranges)?.words().await?.into_iter().map(bytemuck::cast_vec).collect())
+}
+
+fn set_sigma(context: &Context, factors: &[Factors], values: &[Vec<f32>]) -> Result<()> {
+    factors.iter().zip(values).try_for_each(|(f, v)| context.write(&f.sigma.buffer, 4 * f.sigma.offset as u64, bytemuck::cast_slice(v)))
 }
 
 /// Where the factors of a spectral layer lie.

@@ -6,7 +6,7 @@
 use crate::Result;
 use crate::autograd::Parameter;
 use crate::gpu::{Buffer, Context};
-use crate::kernel::adam::{Segment, Update};
+use crate::kernel::adam::{After, Segment, Update};
 use crate::plan::{Builder, SlotId};
 use crate::tensor::Tensor;
 use std::collections::HashMap;
@@ -48,10 +48,12 @@ pub struct Stored {
     gradient: Option<Trained>,
 }
 
+/// The gradient of a tensor, and what is done with it.
 #[derive(Debug, Clone)]
 struct Trained {
     offset: usize,
     rows: usize,
+    cols: usize,
     group: Group,
     decay: f32,
     update: Update,
@@ -84,7 +86,7 @@ impl Layout {
 
     fn store(&mut self, name: &str, (rows, cols): (usize, usize), frozen: bool, trained: Option<Trained>) -> Id {
         let words = (rows * cols).next_multiple_of(ALIGN).max(ALIGN);
-        let gradient_words = trained.as_ref().map_or(0, |t| (t.rows * cols).next_multiple_of(ALIGN).max(ALIGN));
+        let gradient_words = trained.as_ref().map_or(0, |t| (t.rows * t.cols).next_multiple_of(ALIGN).max(ALIGN));
         let (page, offset);
         let mut gradient = trained;
         if frozen {
@@ -112,25 +114,36 @@ impl Layout {
         Id(self.tensors.len() - 1)
     }
 
+    fn gradient(&mut self, name: &str, shape: (usize, usize), of: (usize, usize), group: Group, decay: f32, update: Update) -> Id {
+        self.store(name, shape, false, Some(Trained { offset: 0, rows: of.0, cols: of.1, group, decay, update }))
+    }
+
     /// A tensor that is trained whole.
     pub fn trained(&mut self, name: &str, shape: (usize, usize), group: Group, decay: f32) -> Id {
-        self.store(name, shape, false, Some(Trained { offset: 0, rows: shape.0, group, decay, update: Update::Dense }))
+        self.gradient(name, shape, shape, group, decay, Update::Dense)
     }
 
     /// Singular values: trained whole, never negative.
     pub fn sigma(&mut self, name: &str, k: usize, decay: f32) -> Id {
-        self.store(name, (1, k), false, Some(Trained { offset: 0, rows: 1, group: Group::Sigma, decay, update: Update::Clamped }))
+        self.gradient(name, (1, k), (1, k), Group::Sigma, decay, Update::Clamped)
+    }
+
+    /// Singular values of which only the r are trained whose numbers stand at word `indices`.
+    pub fn sampled_sigma(&mut self, name: &str, k: usize, r: usize, indices: usize) -> Id {
+        let update = Update::Rows { indices, count: r, cols: 1, after: After::Clamp };
+        self.gradient(name, (1, k), (1, r), Group::Sigma, 0.0, update)
     }
 
     /// Singular vectors, a row each, of which the r whose numbers stand at word `indices` are trained at a time.
     pub fn vectors(&mut self, name: &str, (k, cols): (usize, usize), r: usize, indices: usize, normalise: bool) -> Id {
-        let update = Update::Rows { indices, count: r, cols, normalise };
-        self.store(name, (k, cols), false, Some(Trained { offset: 0, rows: r, group: Group::Vectors, decay: 0.0, update }))
+        let after = if normalise { After::Normalise } else { After::Nothing };
+        let update = Update::Rows { indices, count: r, cols, after };
+        self.gradient(name, (k, cols), (r, cols), Group::Vectors, 0.0, update)
     }
 
     /// A step in a projected space: the optimiser writes what another dispatch then adds to the weight.
     pub fn step(&mut self, name: &str, shape: (usize, usize)) -> Id {
-        self.store(name, shape, false, Some(Trained { offset: 0, rows: shape.0, group: Group::Adapted, decay: 0.0, update: Update::Step }))
+        self.gradient(name, shape, shape, Group::Adapted, 0.0, Update::Step)
     }
 
     /// A tensor without a gradient, in a buffer apart from the trained ones: dispatches that read those may write it.
@@ -172,7 +185,7 @@ impl Layout {
 
     /// Elements that have gradients, and elements of the moments.
     pub fn trained_elements(&self) -> (usize, usize) {
-        let all = self.tensors.iter().filter_map(|t| t.gradient.as_ref().map(|g| g.rows * t.cols)).sum();
+        let all = self.tensors.iter().filter_map(|t| t.gradient.as_ref()).map(|g| g.rows * g.cols).sum();
         (all, 2 * all)
     }
 
@@ -246,7 +259,7 @@ impl Buffers {
         let t = layout.get(id);
         let g = t.gradient.as_ref()?;
         let [_, gradients, first, second] = &self.pages[t.page];
-        Some(([gradients, first, second], g.offset, g.rows * t.cols))
+        Some(([gradients, first, second], g.offset, g.rows * g.cols))
     }
 }
 
@@ -315,8 +328,8 @@ impl Slots {
             slot: self.pages[t.page][1],
             offset: g.offset,
             rows: g.rows,
-            cols: t.cols,
-            stride: t.cols,
+            cols: g.cols,
+            stride: g.cols,
         });
         Parameter { value: self.value(id), gradient }
     }

@@ -33,6 +33,24 @@ pub struct Sst {
     pub normalise: bool,
     /// Rounds end in a re-SVD.
     pub re_svd: bool,
+    /// Only the singular values of the active pairs are trained, instead of all: to show what the others are worth.
+    pub sampled_sigma: bool,
+    /// Where the first singular vectors and values come from.
+    pub basis: Basis,
+}
+
+/// First singular vectors and values of a spectral weight. What the paper's ablation puts in their place is not known; all but the
+/// first are to show what a decomposition of the weight itself is worth.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Basis {
+    /// Those of the initial weight.
+    #[default]
+    Svd,
+    /// Its values, with the vectors of another random matrix.
+    Random,
+    /// Its vectors, with values of 0: the layer begins as 0.
+    Zero,
 }
 
 /// What a warm-up scales.
@@ -62,6 +80,8 @@ impl Default for Sst {
             reset_sigma: true,
             normalise: true,
             re_svd: true,
+            sampled_sigma: false,
+            basis: Basis::Svd,
         }
     }
 }
@@ -213,7 +233,10 @@ impl Linear {
                 let r = s.rank.min(k);
                 let active = layout.indices(r);
                 let ut = layout.vectors(&at("u"), (k, m), r, active, s.normalise);
-                let sigma = layout.sigma(&at("sigma"), k, decay);
+                let sigma = match s.sampled_sigma {
+                    true => layout.sampled_sigma(&at("sigma"), k, r, active),
+                    false => layout.sigma(&at("sigma"), k, decay),
+                };
                 let vt = layout.vectors(&at("v"), (k, n), r, active, s.normalise);
                 Stand::Spectral { ut, sigma, vt, active, r }
             }
@@ -235,12 +258,14 @@ impl Linear {
             },
             Stand::Spectral { ut, sigma, vt, active, .. } => {
                 let [u, s, v] = [ut, sigma, vt].map(|id| slots.parameter(id));
-                let (strategy, kind) = match method {
-                    Method::Sst(o) => (o.strategy, o.gradient),
+                let (strategy, kind, sampled_sigma) = match method {
+                    Method::Sst(o) => (o.strategy, o.gradient, o.sampled_sigma),
                     _ => Default::default(),
                 };
                 let gradients = match (u.gradient, s.gradient, v.gradient) {
-                    (Some(ut), Some(sigma), Some(vt)) => Some(SpectralGradients { ut, sigma, vt, active: (slots.indices, active), kind }),
+                    (Some(ut), Some(sigma), Some(vt)) => {
+                        Some(SpectralGradients { ut, sigma, sampled_sigma, vt, active: (slots.indices, active), kind })
+                    }
                     _ => None,
                 };
                 Weight::Spectral(Spectral { ut: u.value, sigma: s.value, vt: v.value, gradients, strategy })

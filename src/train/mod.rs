@@ -24,7 +24,7 @@ pub use export::Export;
 pub use feed::Data;
 pub use initial::{Initial, Named};
 pub use layout::{Buffers, Group, Id, Layout, Page, Slots, Stored};
-pub use method::{Linear, Method, Scope, Sst, Stand};
+pub use method::{Basis, Linear, Method, Scope, Sst, Stand};
 pub use network::Spec;
 pub use options::Options;
 pub use run::{StepReport, Trainer};

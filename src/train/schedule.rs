@@ -89,6 +89,7 @@ impl Method {
                 let factor = if scaled { rise(since, s.warmup) } else { 1.0 };
                 let t = match group {
                     Group::Vectors => since + 1,
+                    Group::Sigma if s.sampled_sigma => since + 1,
                     Group::Sigma if s.re_svd && s.reset_sigma => step % (s.steps.max(1) * s.round(width)) + 1,
                     _ => step + 1,
                 };

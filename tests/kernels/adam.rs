@@ -1,5 +1,5 @@
 use super::{Bench, all_facts};
-use etalon::kernel::adam::{Adam, Parameters, Rule, Segment, Update, adam, chunks, table_words};
+use etalon::kernel::adam::{Adam, After, Parameters, Rule, Segment, Update, adam, chunks, table_words};
 use etalon::kernel::progress::{Progress, SCHEDULE_WORDS};
 use etalon::plan::SlotId;
 use etalon::tensor::Tensor;
@@ -19,8 +19,8 @@ fn segment(label: &str, value: usize, gradient: usize, len: usize, update: Updat
     Segment { label: label.into(), value, gradient, len, group: 0, weight_decay: 0.1, update }
 }
 
-fn rows(indices: usize, count: usize, cols: usize, normalise: bool) -> Update {
-    Update::Rows { indices, count, cols, normalise }
+fn rows(indices: usize, count: usize, cols: usize, after: After) -> Update {
+    Update::Rows { indices, count, cols, after }
 }
 
 /// What a step works on, kept so that it can be run again from the same numbers.
@@ -79,10 +79,16 @@ fn awkward() -> (Vec<Segment>, Vec<u32>) {
         value = (value + len + 64).next_multiple_of(64);
         gradient = (gradient + len).next_multiple_of(64);
     }
-    let shapes = [(1, 1, 1), (5, 3, 7), (7, 7, 64), (40, 11, 65), (9, 2, 1028), (3, 1, 4099)];
+    let shapes = [(1, 1, 1), (5, 3, 7), (7, 7, 64), (40, 11, 65), (9, 2, 1028), (3, 1, 4099), (70, 8, 1), (9, 2, 12)];
     let mut indices: Vec<u32> = vec![9; 5];
     for (i, (k, r, cols)) in shapes.into_iter().enumerate() {
-        let mut s = segment(&format!("rows {i}"), value, gradient, k * cols, rows(indices.len(), r, cols, i % 2 == 0));
+        let mut s = segment(
+            &format!("rows {i}"),
+            value,
+            gradient,
+            k * cols,
+            rows(indices.len(), r, cols, [After::Normalise, After::Nothing, After::Clamp][i % 3]),
+        );
         s.group = 1;
         all.push(s);
         indices.extend((0..r as u32).map(|j| (j * 3 + 1) % k as u32));
@@ -115,7 +121,7 @@ fn segments_at_odd_words_match_the_twin() {
         let segments = vec![
             segment("a", 0, 0, 5, Update::Dense),
             segment("b", 5, 5, 4097, Update::Clamped),
-            segment("c", 4103, 4102, 21, rows(0, 3, 3, true)),
+            segment("c", 4103, 4102, 21, rows(0, 3, 3, After::Normalise)),
             segment("d", 4124, 4111, 6, Update::Step),
         ];
         let case = Case::new(&mut t, segments, vec![6, 0, 3]);
@@ -133,7 +139,7 @@ fn a_rate_of_zero_and_a_fault_keep_all_bits() {
     let segments = vec![
         segment("dense", 0, 0, 4099, Update::Dense),
         segment("clamped", 4160, 4160, 9, Update::Clamped),
-        segment("rows", 4224, 4224, 5 * 68, rows(0, 2, 68, true)),
+        segment("rows", 4224, 4224, 5 * 68, rows(0, 2, 68, After::Normalise)),
     ];
     let mut case = Case::new(&mut t, segments, vec![4, 1]);
     case.values[..4].copy_from_slice(&[-0.0, 1e-41, f32::INFINITY, 0.0]);
@@ -160,7 +166,7 @@ fn fresh_moments_count_as_zero_even_if_they_are_nan() {
 #[test]
 fn rows_have_unit_norm_and_the_others_keep_their_bits() {
     let mut t = Bench::new(&all_facts()[0].1, 8);
-    let mut s = segment("rows", 0, 0, 6 * 768, rows(0, 3, 768, true));
+    let mut s = segment("rows", 0, 0, 6 * 768, rows(0, 3, 768, After::Normalise));
     s.weight_decay = 0.0;
     // An index beyond the last row counts as the last.
     let mut case = Case::new(&mut t, vec![s], vec![3, 0, 77]);
@@ -220,11 +226,11 @@ fn segments_that_do_not_fit_are_refused() {
     let dense = |value, gradient, len| segment("s", value, gradient, len, Update::Dense);
     assert!(why(vec![dense(0, 0, 9), dense(8, 64, 9)]).contains("share values"));
     assert!(why(vec![dense(0, 0, 9), dense(64, 8, 9)]).contains("share gradients"));
-    assert!(why(vec![segment("s", 0, 0, 12, rows(0, 4, 4, true))]).contains("4 rows of 4"));
-    assert!(why(vec![segment("s", 0, 0, 13, rows(0, 2, 4, true))]).contains("rows of 4"));
-    assert!(why(vec![segment("s", 0, 0, 0, rows(0, 0, 0, true))]).contains("rows of 0"));
+    assert!(why(vec![segment("s", 0, 0, 12, rows(0, 4, 4, After::Normalise))]).contains("4 rows of 4"));
+    assert!(why(vec![segment("s", 0, 0, 13, rows(0, 2, 4, After::Normalise))]).contains("rows of 4"));
+    assert!(why(vec![segment("s", 0, 0, 0, rows(0, 0, 0, After::Normalise))]).contains("rows of 0"));
     assert!(why(vec![Segment { group: 4, ..dense(0, 0, 1) }]).contains("group 4"));
-    assert!(why(vec![segment("s", 0, 0, 400_000, rows(0, 2, 400, true))]).contains("max_storage_buffer_binding_size"));
+    assert!(why(vec![segment("s", 0, 0, 400_000, rows(0, 2, 400, After::Normalise))]).contains("max_storage_buffer_binding_size"));
     assert!(why(vec![dense(0, 599_990, 100)]).contains("gradients"));
     adam(&mut t.builder, "nothing", &p, &[], small[3], &Rule::default()).unwrap();
 }

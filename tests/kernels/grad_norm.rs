@@ -1,6 +1,6 @@
 use super::{Bench, all_facts};
 use etalon::Facts;
-use etalon::kernel::adam::{Segment, Update, chunks};
+use etalon::kernel::adam::{After, Segment, Update, chunks};
 use etalon::kernel::grad_norm::{Page, grad_norm};
 use etalon::kernel::progress::Progress;
 use etalon::tensor::Tensor;
@@ -12,7 +12,7 @@ fn segment(gradient: usize, len: usize, update: Update) -> Segment {
 
 /// Aligned and odd segments, rows, a segment above 1 MiB, and one without words.
 fn segments() -> Vec<Segment> {
-    let rows = |cols| Update::Rows { indices: 0, count: 3, cols, normalise: true };
+    let rows = |cols| Update::Rows { indices: 0, count: 3, cols, after: After::Normalise };
     let mut at = 0;
     let sizes = [1, 4097, 64, 300_001, 0, 8192, 5];
     let mut all: Vec<Segment> = sizes
@@ -71,7 +71,7 @@ fn norm_and_clipping_are_those_of_torch() {
 #[test]
 fn many_chunks_are_summed_by_fewer_workgroups() {
     // More than 2 x 1024 chunks, so that workgroups take more than one.
-    let rows = Update::Rows { indices: 0, count: 2500, cols: 20, normalise: false };
+    let rows = Update::Rows { indices: 0, count: 2500, cols: 20, after: After::Nothing };
     let all = vec![segment(0, 4100, Update::Dense), segment(4160, 0, rows)];
     for (_, facts) in all_facts() {
         let mut gradients = Bench::new(&facts, 8).random_values(used(&all));

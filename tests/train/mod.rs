@@ -6,4 +6,5 @@ mod files;
 mod memory;
 mod presets;
 mod resume;
+mod spectral;
 mod tiny;

@@ -1,40 +1,49 @@
 //! `compare`: several methods on the same text, seeds and budget. Every finished run is kept, so that it can be interrupted at any
 //! time and goes on where it was.
 
+mod ablation;
+mod report;
+
 use super::options::{MethodArgs, MethodName, RunArgs};
 use super::{Prepared, SourceArgs, WatchArgs, watch};
 use crate::common::{Global, open_device, print, print_json};
-use crate::plot;
 use anyhow::{Context as _, Result, bail};
-use clap::ValueEnum as _;
 use etalon::Context;
 use etalon::format::write_atomically;
-use etalon::train::job::{Job, Outcome};
+use etalon::train::job::{Job, Outcome, Settings};
 use etalon::train::{Initial, Method, Options};
-use serde_json::json;
-use std::collections::BTreeMap;
-use std::fmt::Write as _;
-use std::path::PathBuf;
+use report::{Found, Swept};
+use std::path::{Path, PathBuf};
 
 #[derive(clap::Args)]
 pub(crate) struct Args {
     #[command(flatten)]
     source: SourceArgs,
-    /// Methods, separated by commas
+    /// Methods, separated by commas. Full rank comes first where it is among them: the best rate found for it is that of embeddings,
+    /// norms and biases in all others, unless --lr-rest says otherwise
     #[arg(long, value_delimiter = ',', default_value = "full,lora,relora,galore,sst")]
-    methods: Vec<String>,
+    methods: Vec<MethodName>,
     /// Learning rates that each method is tried with at the first seed; a best one at the grid's edge extends the grid
     #[arg(long, value_delimiter = ',', default_value = "2.5e-3,5e-3,1e-2,2e-2")]
     rates: Vec<f64>,
-    /// Factors alpha / rank that LoRA and ReLoRA are tried with
+    /// Factors alpha / rank that LoRA and ReLoRA are tried with; where LoRA comes before ReLoRA, its best one serves both
     #[arg(long, value_delimiter = ',', default_value = "1")]
     scales: Vec<f32>,
+    /// Factors of the step that GaLore is tried with
+    #[arg(long, value_delimiter = ',', default_value = "0.25")]
+    galore_scales: Vec<f32>,
     /// Steps between merges that ReLoRA is tried with
     #[arg(long, value_delimiter = ',', default_value = "100")]
     merges: Vec<usize>,
     /// Seeds: the first for the rates, the others at the best rate
     #[arg(long, value_delimiter = ',', default_value = "0")]
     seeds: Vec<u64>,
+    /// Take rates, factors and intervals from the comparison in this folder instead of trying them; all seeds count then
+    #[arg(long, value_name = "DIR", conflicts_with = "ablate")]
+    like: Option<PathBuf>,
+    /// Instead of methods, compare SST with itself short of a part, at --lr
+    #[arg(long)]
+    ablate: bool,
     #[command(flatten)]
     of_method: MethodArgs,
     #[command(flatten)]
@@ -50,19 +59,20 @@ pub(crate) struct Args {
 }
 
 /// One way of training: a method with its own options, without a rate.
+#[derive(Clone)]
 struct Way {
     name: String,
     method: Method,
+    /// Learning rate of what every method trains alike; `None`: that of the run.
+    rest: Option<f64>,
+    /// Plain gradient descent.
+    sgd: bool,
 }
 
-/// What a sweep found.
-struct Sweep {
-    /// The best rate.
-    rate: f64,
-    /// Its outcome.
-    outcome: Outcome,
-    /// Rates and perplexities.
-    all: Vec<(f64, f64)>,
+impl Way {
+    fn new(name: impl Into<String>, method: Method, rest: Option<f64>) -> Self {
+        Self { name: name.into(), method, rest, sgd: false }
+    }
 }
 
 struct Comparison<'a> {
@@ -72,7 +82,7 @@ struct Comparison<'a> {
 }
 
 pub(crate) fn run(g: &Global, args: &Args) -> Result<()> {
-    let ways = ways(args)?;
+    let like = args.like.as_ref().map(|folder| chosen(folder)).transpose()?;
     let context = open_device(g)?;
     let prepared = args.source.prepare(args.run.context())?;
     for folder in ["runs", "results"] {
@@ -80,75 +90,133 @@ pub(crate) fn run(g: &Global, args: &Args) -> Result<()> {
         std::fs::create_dir_all(&path).with_context(|| path.display().to_string())?;
     }
     let c = Comparison { context, args, prepared };
-    let mut best: Vec<(Way, f64, Vec<Outcome>)> = Vec::new();
-    let mut swept: Vec<(String, f64, f64)> = Vec::new();
-    for way in ways {
-        let Sweep { rate, outcome, all } = c.sweep(&way)?;
-        swept.extend(all.into_iter().map(|(rate, perplexity)| (way.name.clone(), rate, perplexity)));
-        let mut outcomes = vec![outcome];
-        for seed in args.seeds.iter().skip(1) {
-            outcomes.push(c.one(&way, rate, *seed)?);
+    let mut found = Vec::new();
+    match like {
+        Some(chosen) => {
+            for (way, rate) in chosen {
+                found.push(c.seeds(&way, rate, Vec::new())?);
+                report::write(&args.out, &found)?;
+            }
         }
-        best.push((way, rate, outcomes));
-        report(args, &best, &swept)?;
+        None if args.ablate => {
+            for way in ablation::ways(&args.of_method, args.run.lr_rest()) {
+                found.push(c.ablated(&way)?);
+                report::write(&args.out, &found)?;
+            }
+        }
+        None => c.methods(&mut found)?,
     }
-    let text = report(args, &best, &swept)?;
-    match g.json {
-        true => print_json(&json!(best.iter().map(|(w, rate, o)| json!({ "way": w.name, "rate": rate, "runs": o })).collect::<Vec<_>>())),
-        false => print(&text),
-    }
+    let text = report::write(&args.out, &found)?;
+    if g.json { print_json(&report::json(&found)) } else { print(&text) }
 }
 
-fn ways(args: &Args) -> Result<Vec<Way>> {
-    let mut out = Vec::new();
-    for name in &args.methods {
-        let Ok(named) = MethodName::from_str(name, true) else { bail!("--methods {name}: sst, full, lora, relora or galore") };
-        match args.of_method.method(named) {
-            Method::Lora { rank, .. } => {
-                out.extend(args.scales.iter().map(|s| Way { name: format!("lora x{s}"), method: Method::Lora { rank, scale: *s } }));
-            }
-            Method::Relora { rank, warmup, .. } => {
-                for scale in &args.scales {
-                    let of = |every: &usize| Method::Relora { rank, scale: *scale, every: *every, warmup };
-                    out.extend(args.merges.iter().map(|every| Way { name: format!("relora x{scale} every {every}"), method: of(every) }));
-                }
-            }
-            method => out.push(Way { name: method.name().into(), method }),
-        }
-    }
-    Ok(out)
+/// What a finished comparison chose: ways and their rates.
+fn chosen(folder: &Path) -> Result<Vec<(Way, f64)>> {
+    let path = folder.join("comparison.json");
+    let text = std::fs::read(&path).with_context(|| path.display().to_string())?;
+    let found: Vec<Found> = report::parse(&text).with_context(|| path.display().to_string())?;
+    let of = |f: Found| {
+        let o = f.runs.into_iter().next()?.settings.options;
+        Some((Way { name: f.way, method: o.method, rest: Some(o.rest_rate()), sgd: o.sgd }, f.rate))
+    };
+    Ok(found.into_iter().filter_map(of).collect())
 }
 
 impl Comparison<'_> {
-    /// Runs all rates at the first seed.
-    fn sweep(&self, way: &Way) -> Result<Sweep> {
-        let seed = *self.args.seeds.first().context("--seeds: one at least")?;
-        let mut rates = self.args.rates.clone();
-        rates.sort_by(f64::total_cmp);
-        let mut done: BTreeMap<usize, Outcome> = BTreeMap::new();
-        let mut extended = 0;
-        loop {
-            for (i, rate) in rates.iter().enumerate() {
-                if let std::collections::btree_map::Entry::Vacant(e) = done.entry(i) {
-                    e.insert(self.one(way, *rate, seed)?);
+    /// Tries every method, and keeps the best way of each.
+    fn methods(&self, found: &mut Vec<Found>) -> Result<()> {
+        let mut rest = self.args.run.lr_rest();
+        let mut names = self.args.methods.clone();
+        names.sort_by_key(|n| *n != MethodName::Full);
+        let mut scales = self.args.scales.clone();
+        for name in names {
+            let (mut best, mut swept): (Option<(Way, f64, Outcome)>, Vec<Swept>) = (None, Vec::new());
+            for way in self.ways(name, &scales, rest) {
+                let (rate, outcome) = self.sweep(&way, &self.args.rates, &mut swept)?;
+                if best.as_ref().is_none_or(|(_, _, b)| score(&outcome) < score(b)) {
+                    best = Some((way, rate, outcome));
                 }
             }
-            let score = |o: &Outcome| if o.valid_loss.is_finite() { o.valid_loss } else { f64::INFINITY };
-            let best = done.iter().min_by(|a, b| score(a.1).total_cmp(&score(b.1))).map(|(i, _)| *i).context("--rates: one at least")?;
-            let edge = rates.len() > 1 && extended < self.args.extend && (best == 0 || best + 1 == rates.len());
-            if !edge {
-                let all = rates.iter().zip(done.values()).map(|(r, o)| (*r, o.perplexity)).collect();
-                let outcome = done.remove(&best).context("a run is missing")?;
-                return Ok(Sweep { rate: rates[best], outcome, all });
+            let (way, rate, first) = best.context("--scales and --merges: one at least")?;
+            match way.method {
+                Method::Full => rest = rest.or(Some(rate)),
+                Method::Lora { scale, .. } => scales = vec![scale],
+                _ => {}
             }
-            extended += 1;
-            if best == 0 {
-                rates.insert(0, rates[0] / 2.0);
-                done = done.into_iter().map(|(i, o)| (i + 1, o)).collect();
-            } else {
-                rates.push(rates[best] * 2.0);
+            let mut f = self.seeds(&way, rate, vec![first])?;
+            f.swept = swept;
+            found.push(f);
+            report::write(&self.args.out, found)?;
+        }
+        Ok(())
+    }
+
+    /// The ways of a method that are to be tried.
+    fn ways(&self, name: MethodName, scales: &[f32], rest: Option<f64>) -> Vec<Way> {
+        let way = |name: String, method| Way::new(name, method, rest);
+        match self.args.of_method.method(name) {
+            Method::Lora { rank, .. } => scales.iter().map(|s| way(format!("lora x{s}"), Method::Lora { rank, scale: *s })).collect(),
+            Method::Relora { rank, warmup, .. } => {
+                let pairs = scales.iter().flat_map(|s| self.args.merges.iter().map(move |every| (*s, *every)));
+                let of = |(scale, every)| way(format!("relora x{scale} every {every}"), Method::Relora { rank, scale, every, warmup });
+                pairs.map(of).collect()
+            }
+            Method::Galore { rank, every, .. } => {
+                let of = |s: &f32| way(format!("galore x{s}"), Method::Galore { rank, every, scale: *s });
+                self.args.galore_scales.iter().map(of).collect()
+            }
+            method => vec![way(method.name().into(), method)],
+        }
+    }
+
+    /// Runs all rates at the first seed; returns the best one and its outcome.
+    fn sweep(&self, way: &Way, rates: &[f64], swept: &mut Vec<Swept>) -> Result<(f64, Outcome)> {
+        let seed = *self.args.seeds.first().context("--seeds: one at least")?;
+        let mut rates = rates.to_vec();
+        rates.sort_by(f64::total_cmp);
+        let mut done: Vec<(f64, Outcome)> = Vec::new();
+        for extended in 0.. {
+            for rate in &rates {
+                if !done.iter().any(|(r, _)| r == rate) {
+                    done.push((*rate, self.one(way, *rate, seed)?));
+                }
+            }
+            done.sort_by(|a, b| a.0.total_cmp(&b.0));
+            let best = (0..done.len()).min_by(|a, b| score(&done[*a].1).total_cmp(&score(&done[*b].1))).context("--rates: one at least")?;
+            let edge = rates.len() > 1 && extended < self.args.extend;
+            match done[best].0 {
+                first if edge && best == 0 => rates.push(first / 2.0),
+                last if edge && best + 1 == done.len() => rates.push(last * 2.0),
+                _ => {
+                    swept.extend(done.iter().map(|(rate, o)| Swept {
+                        way: way.name.clone(),
+                        rate: *rate,
+                        perplexity: o.perplexity.is_finite().then_some(o.perplexity),
+                    }));
+                    return Ok(done.swap_remove(best));
+                }
             }
         }
+        bail!("--extend: too large")
+    }
+
+    /// The runs at one rate: those of the first seeds are there already.
+    fn seeds(&self, way: &Way, rate: f64, mut runs: Vec<Outcome>) -> Result<Found> {
+        for seed in &self.args.seeds[runs.len().min(self.args.seeds.len())..] {
+            runs.push(self.one(way, rate, *seed)?);
+        }
+        let tuned = self.args.like.is_none() && !self.args.ablate;
+        Ok(Found { way: way.name.clone(), rate, tuned, runs, swept: Vec::new() })
+    }
+
+    /// A part of an ablation: plain gradient descent wants rates of its own, the rest go by --lr.
+    fn ablated(&self, way: &Way) -> Result<Found> {
+        if !way.sgd {
+            return self.seeds(way, self.args.run.lr(), Vec::new());
+        }
+        let mut swept = Vec::new();
+        let (rate, first) = self.sweep(way, &ablation::SGD_RATES, &mut swept)?;
+        Ok(Found { swept, ..self.seeds(way, rate, vec![first])? })
     }
 
     /// A run, or what it gave when it was done before.
@@ -156,12 +224,12 @@ impl Comparison<'_> {
         let name = format!("{} rate {rate} seed {seed}", way.name).replace(' ', "-");
         let kept = self.args.out.join("results").join(format!("{name}.json"));
         let folder = self.args.out.join("runs").join(&name);
-        let options = Options { rate, seed, ..self.args.run.options(way.method)? };
+        let options = Options { rate, rate_rest: way.rest, seed, sgd: way.sgd, ..self.args.run.options(way.method)? };
         let settings = self.args.watch.settings(options);
         if kept.exists() {
             let text = std::fs::read(&kept).with_context(|| kept.display().to_string())?;
             let o: Outcome = serde_json::from_slice(&text).with_context(|| kept.display().to_string())?;
-            if o.settings != settings {
+            if !same(&o.settings, &settings) {
                 bail!("{}: made with other options: move it away, or choose another --out", kept.display());
             }
             return Ok(o);
@@ -186,83 +254,23 @@ impl Comparison<'_> {
             eprintln!("stopped: the same command goes on");
             std::process::exit(i32::from(crate::common::INTERRUPTED));
         };
-        write_atomically(&kept, serde_json::to_string_pretty(&o)?.as_bytes())?;
+        write_atomically(&kept, serde_json::to_string(&o)?.as_bytes())?;
+        // The outcome holds what is compared; checkpoints of dozens of runs would fill a disk.
+        std::fs::remove_dir_all(folder.join("checkpoints")).with_context(|| folder.display().to_string())?;
         Ok(o)
     }
 }
 
-/// Mean and standard deviation.
-fn spread(values: &[f64]) -> (f64, f64) {
-    let n = values.len() as f64;
-    let mean = values.iter().sum::<f64>() / n;
-    let variance = values.iter().map(|v| (v - mean) * (v - mean)).sum::<f64>() / (n - 1.0).max(1.0);
-    (mean, variance.sqrt())
+/// Whether two runs are the same: a rate of the rest that equals the rate may be said or not.
+fn same(a: &Settings, b: &Settings) -> bool {
+    let plain = |s: &Settings| {
+        let rate_rest = Some(s.options.rest_rate());
+        Settings { options: Options { rate_rest, ..s.options.clone() }, ..s.clone() }
+    };
+    plain(a) == plain(b)
 }
 
-/// The part of the gap between the better of LoRA and ReLoRA and full rank that SST closes, at most 1; `None` without a gap.
-fn closure(full: f64, low: f64, sst: f64) -> Option<f64> {
-    (low > full).then(|| ((low - sst) / (low - full)).min(1.0))
-}
-
-/// Writes the table and the curves; returns the table.
-fn report(args: &Args, best: &[(Way, f64, Vec<Outcome>)], swept: &[(String, f64, f64)]) -> Result<String> {
-    let mut text =
-        String::from("| method | rate | perplexity | spread | train loss | trained | re-SVDs | s |\n|---|---|---|---|---|---|---|---|\n");
-    // The first seed chose the rate: where there are others, they alone count.
-    let counted = |o: &[Outcome]| -> Vec<f64> { o[usize::from(o.len() > 1)..].iter().map(|o| o.perplexity).collect() };
-    for (way, rate, outcomes) in best {
-        let (mean, deviation) = spread(&counted(outcomes));
-        let first = &outcomes[outcomes.len() - 1];
-        let seconds = outcomes.iter().map(|o| o.seconds).sum::<f64>() / outcomes.len() as f64;
-        let (trained, re_svds) = (first.trained, first.re_svds);
-        writeln!(
-            text,
-            "| {} | {rate} | {mean:.2} | {deviation:.2} | {:.4} | {trained} | {re_svds} | {seconds:.0} |",
-            way.name, first.train_loss
-        )?;
-    }
-    let of =
-        |prefix: &str| best.iter().filter(|(w, _, _)| w.name.starts_with(prefix)).map(|(_, _, o)| spread(&counted(o)).0).reduce(f64::min);
-    if let (Some(full), Some(sst), Some(low)) = (of("full"), of("sst"), [of("lora"), of("relora")].into_iter().flatten().reduce(f64::min)) {
-        let gap = 100.0 * (low - full) / low;
-        match closure(full, low, sst) {
-            Some(c) => writeln!(
-                text,
-                "\nSST closes {:.1} % of the gap between full rank and the better low-rank method (a gap of {gap:.1} %).",
-                100.0 * c
-            )?,
-            None => writeln!(text, "\nThere is no gap between full rank and the low-rank methods.")?,
-        }
-    }
-    text += "\n| method | rate | perplexity (first seed) |\n|---|---|---|\n";
-    for (name, rate, perplexity) in swept {
-        writeln!(text, "| {name} | {rate} | {perplexity:.2} |")?;
-    }
-    write_atomically(&args.out.join("table.md"), text.as_bytes())?;
-    let series: Vec<(String, Vec<(f64, f64)>)> = best
-        .iter()
-        .map(|(w, _, o)| (w.name.clone(), o[o.len() - 1].evaluations.iter().map(|(step, loss)| (*step as f64, *loss)).collect()))
-        .collect();
-    plot::lines(&args.out.join("curves.svg"), "validation loss", "step", "nats a token", false, &series)?;
-    let all = json!({ "best": best.iter().map(|(w, rate, o)| json!({ "way": w.name, "rate": rate, "runs": o })).collect::<Vec<_>>(), "swept": swept });
-    write_atomically(&args.out.join("comparison.json"), serde_json::to_string_pretty(&all)?.as_bytes())?;
-    Ok(text)
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn closure_counts_at_most_one() {
-        assert_eq!(closure(70.0, 80.0, 75.0), Some(0.5));
-        assert_eq!(closure(70.0, 80.0, 65.0), Some(1.0));
-        assert_eq!(closure(80.0, 80.0, 75.0), None);
-    }
-
-    #[test]
-    fn the_spread_of_one_value_is_zero() {
-        assert_eq!(spread(&[3.0]), (3.0, 0.0));
-        assert!((spread(&[1.0, 3.0]).1 - 2f64.sqrt()).abs() < 1e-12);
-    }
+/// What is minimised: a run that diverged is the worst.
+fn score(o: &Outcome) -> f64 {
+    if o.valid_loss.is_finite() { o.valid_loss } else { f64::INFINITY }
 }

@@ -51,7 +51,7 @@ pub(crate) struct SourceArgs {
     #[arg(long, value_name = "FILE", conflicts_with = "preset")]
     pub(crate) config: Option<PathBuf>,
     /// Plain text to train on
-    #[arg(long, value_name = "FILE", required_unless_present = "resume")]
+    #[arg(long, value_name = "FILE")]
     pub(crate) text: Option<PathBuf>,
     /// Text to evaluate on [default: the last 5 % of the tokens]
     #[arg(long, value_name = "FILE")]
@@ -94,6 +94,7 @@ impl WatchArgs {
 }
 
 /// A configuration, a tokenizer's file and a text as tokens.
+#[derive(Clone)]
 pub(crate) struct Prepared {
     pub(crate) config: String,
     pub(crate) tokenizer: String,

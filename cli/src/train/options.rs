@@ -138,6 +138,7 @@ impl MethodArgs {
                 reset_sigma: !self.keep_sigma_moments,
                 normalise: !self.no_normalise,
                 re_svd: !self.no_re_svd,
+                ..Sst::default()
             }),
         }
     }
@@ -199,6 +200,14 @@ pub(crate) struct RunArgs {
 impl RunArgs {
     pub(crate) fn context(&self) -> usize {
         self.context
+    }
+
+    pub(crate) fn lr(&self) -> f64 {
+        self.lr
+    }
+
+    pub(crate) fn lr_rest(&self) -> Option<f64> {
+        self.lr_rest
     }
 
     pub(crate) fn options(&self, method: Method) -> Result<Options> {
