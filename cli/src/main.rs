@@ -51,6 +51,10 @@ enum Command {
     Train(train::Args),
     /// Train by several methods on the same text, and compare them
     Compare(train::compare::Args),
+    /// Write what was trained as a model: whole weights or factors, with all singular values or fewer
+    Merge(train::merge::Args),
+    /// Show a model's singular values, and what is lost without the small ones
+    Spectrum(train::spectrum::Args),
     /// Show what a training run would take in memory, without allocating it
     Memory(train::memory::Args),
     /// Measure the kernels against the device's own copy bandwidth and arithmetic
@@ -109,6 +113,8 @@ fn run(cli: &Cli) -> anyhow::Result<()> {
         Command::Verify(args) => verify::run(g, args),
         Command::Train(args) => train::run(g, args),
         Command::Compare(args) => train::compare::run(g, args),
+        Command::Merge(args) => train::merge::run(g, args),
+        Command::Spectrum(args) => train::spectrum::run(g, args),
         Command::Memory(args) => train::memory::run(g, args),
         Command::Bench(args) => bench::run(g, args),
     }

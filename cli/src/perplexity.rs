@@ -77,18 +77,8 @@ pub(crate) fn run(g: &Global, args: &Args) -> Result<()> {
         bail!("the text has {} tokens: at least two are needed", tokens.len());
     }
     let start = Instant::now();
-    let (mut sum, mut count) = (0.0, 0usize);
-    let bar = common::bar(windows.len() as u64, "perplexity", "windows");
-    for w in &windows {
-        let input: Vec<u32> = bos.filter(|_| each).into_iter().chain(tokens[w.tokens.clone()].iter().copied()).collect();
-        let nll = loaded.context.block_on(model.nll(&input))?;
-        let counted = &nll[nll.len() - w.counted..];
-        sum += counted.iter().map(|x| f64::from(*x)).sum::<f64>();
-        count += counted.len();
-        bar.inc(1);
-    }
-    bar.finish_and_clear();
-    let (mean, seconds) = (sum / count as f64, start.elapsed().as_secs_f64());
+    let (mean, count) = score(model, &tokens, bos.filter(|_| each), &windows)?;
+    let seconds = start.elapsed().as_secs_f64();
     if !mean.is_finite() {
         bail!("the mean likelihood is {mean}: run `etalon verify --model {}` to find the kernel at fault", args.model);
     }
@@ -106,6 +96,33 @@ pub(crate) fn run(g: &Global, args: &Args) -> Result<()> {
     ))?;
     eprintln!("{seconds:.1} s, {:.1} tokens/s on {}", tokens.len() as f64 / seconds, loaded.context.facts().summary());
     Ok(())
+}
+
+/// Mean loss of the predictions that count, in nats, and their number. `before` stands before each window.
+fn score(model: &Model, tokens: &[u32], before: Option<u32>, windows: &[Window]) -> Result<(f64, usize)> {
+    let (mut sum, mut count) = (0.0, 0usize);
+    let bar = common::bar(windows.len() as u64, "perplexity", "windows");
+    for w in windows {
+        let input: Vec<u32> = before.into_iter().chain(tokens[w.tokens.clone()].iter().copied()).collect();
+        let nll = model.context().block_on(model.nll(&input))?;
+        let counted = &nll[nll.len() - w.counted..];
+        sum += counted.iter().map(|x| f64::from(*x)).sum::<f64>();
+        count += counted.len();
+        bar.inc(1);
+    }
+    bar.finish_and_clear();
+    Ok((sum / count as f64, count))
+}
+
+/// Perplexity of a text by windows side by side, as long as the model takes.
+pub(crate) fn of_text(model: &Model, text: &str) -> Result<f64> {
+    let tokens = model.tokenizer()?.encode(text, false)?;
+    let window = model.dimensions().max_positions.min(2048);
+    let windows = windows(tokens.len(), window, window, false);
+    if windows.is_empty() {
+        bail!("the text has {} tokens: at least two are needed", tokens.len());
+    }
+    Ok(score(model, &tokens, None, &windows)?.0.exp())
 }
 
 /// Cuts `n` tokens into windows. With the stride as long as the window, what is left at the end is dropped; a text shorter

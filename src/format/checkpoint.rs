@@ -76,6 +76,18 @@ pub enum HostMatrix {
     Packed(Packed),
 }
 
+impl HostMatrix {
+    /// Its elements, row after row; quantised ones decoded.
+    pub fn into_f32(self) -> Vec<f32> {
+        match self {
+            Self::F32(v) => v,
+            Self::F16(v) => v.into_iter().map(|x| half::f16::from_bits(x).to_f32()).collect(),
+            Self::Bf16(v) => v.into_iter().map(|x| half::bf16::from_bits(x).to_f32()).collect(),
+            Self::Packed(p) => p.decode(),
+        }
+    }
+}
+
 /// Where the tokenizer is.
 #[derive(Debug)]
 pub(super) enum TokenizerFile {

@@ -279,7 +279,7 @@ impl Model {
         let (tokens, state) = (words("inputs", count)?, words("inputs", sequences * WORDS)?);
         let types = if t.types.is_some() { Some(words("inputs", count)?) } else { None };
         let positions = if t.bidirectional { Some(words("inputs", count)?) } else { None };
-        let out_cols = t.project_out.as_ref().map_or(t.shape.hidden, |p| p.rows);
+        let out_cols = t.project_out.as_ref().map_or(t.shape.hidden, |p| p.rows());
         let last_layer = t.layers.len();
         let mut all = layers.to_vec();
         all.push(last_layer);
@@ -364,7 +364,7 @@ impl Model {
         }
         embedding(&mut g.b, "pick rows", &Ids::Buffer(ids, 0), &table, &x, false)?;
         let width = match &self.head {
-            Head::Classifier { classifier, .. } => classifier.parts[0].rows,
+            Head::Classifier { classifier, .. } => classifier.parts[0].rows(),
             _ => t.shape.vocabulary,
         };
         let logits = c.storage("outputs", 4 * (picks * width) as u64)?;
@@ -385,9 +385,7 @@ impl Model {
             }
             Head::MaskedLm { transform, activation, norm: n, decoder, bias } => {
                 let h = g.b.transient("transformed", picks, cols);
-                let w = g.matrix(&transform.parts[0]);
-                let b = transform.bias.as_ref().map(|b| (g.slot("bias", b), 0));
-                linear(&mut g.b, "transform", &x, &w, &h, &Fused { bias: b, activation: *activation, ..Default::default() })?;
+                project(&mut g, "transform", transform, &x, &h, Fused { activation: *activation, ..Default::default() })?;
                 let n = g.norm(n);
                 let normed = g.b.transient("normed", picks, cols);
                 norm(&mut g.b, "transform norm", &h, &normed, &n, Rows::All)?;
@@ -397,9 +395,7 @@ impl Model {
             }
             Head::Classifier { pooler, classifier } => {
                 let pooled = g.b.transient("pooled", picks, cols);
-                let w = g.matrix(&pooler.parts[0]);
-                let b = pooler.bias.as_ref().map(|b| (g.slot("bias", b), 0));
-                linear(&mut g.b, "pooler", &x, &w, &pooled, &Fused { bias: b, activation: Activation::Tanh, ..Default::default() })?;
+                project(&mut g, "pooler", pooler, &x, &pooled, Fused { activation: Activation::Tanh, ..Default::default() })?;
                 project(&mut g, "classifier", classifier, &pooled, &y, Fused::default())?;
             }
         }

@@ -1,6 +1,6 @@
 //! One description for Llama, OPT and BERT on the device, and the plans that run it.
 
-use super::weights::{DeviceMatrix, DeviceNorm, Graph};
+use super::weights::{DeviceMatrix, DeviceNorm, Graph, Weight};
 use crate::Result;
 use crate::gpu::Buffer;
 use crate::kernel::attention::{Keys, attention};
@@ -24,8 +24,8 @@ pub(crate) struct Transformer {
     /// After the embeddings (BERT).
     pub(crate) embedding_norm: Option<DeviceNorm>,
     /// From the width of the embeddings to that of the layers, and back (OPT-350M).
-    pub(crate) project_in: Option<DeviceMatrix>,
-    pub(crate) project_out: Option<DeviceMatrix>,
+    pub(crate) project_in: Option<Weight>,
+    pub(crate) project_out: Option<Weight>,
     pub(crate) layers: Vec<Layer>,
     /// Norms stand before each sublayer, not after its residual.
     pub(crate) pre_norm: bool,
@@ -59,7 +59,7 @@ pub struct Dimensions {
 #[derive(Debug)]
 pub(crate) struct Linear {
     /// More than one: the parts did not share a format and could not be stacked.
-    pub(crate) parts: Vec<DeviceMatrix>,
+    pub(crate) parts: Vec<Weight>,
     pub(crate) bias: Option<Arc<Buffer>>,
 }
 
@@ -131,9 +131,8 @@ impl Transformer {
         let mut x = target(g, self.project_in.is_none() && self.embedding_norm.is_none(), table.cols);
         embedding(&mut g.b, "embed tokens", &Ids::Buffer(inputs.tokens, 0), &table, &x, false)?;
         if let Some(project) = &self.project_in {
-            let w = g.matrix(project);
             let y = target(g, self.embedding_norm.is_none(), hidden);
-            linear(&mut g.b, "project in", &x, &w, &y, &Fused::default())?;
+            product(g, "project in", &x, project, &y, Fused::default())?;
             x = y;
         }
         if let Some((table, add)) = &self.positions {
@@ -268,19 +267,17 @@ impl Transformer {
         (h, norm): (&Tensor, FusedNorm),
         label: &dyn Fn(&str) -> String,
     ) -> Result<Tensor> {
-        let rows: usize = layer.up.parts.iter().map(|p| p.rows).sum();
+        let rows: usize = layer.up.parts.iter().map(Weight::rows).sum();
         let inner = g.b.transient("inner", h.rows, if layer.gated { rows / 2 } else { rows });
         if !layer.gated {
-            let w = g.matrix(&layer.up.parts[0]);
-            let bias = layer.up.bias.as_ref().map(|b| (g.slot("bias", b), 0));
-            let e = Fused { bias, norm, activation: layer.activation, ..Default::default() };
-            linear(&mut g.b, &label("ffn up"), h, &w, &inner, &e)?;
+            let fused = Fused { norm, activation: layer.activation, ..Default::default() };
+            project(g, &label("ffn up"), &layer.up, h, &inner, fused)?;
             return Ok(inner);
         }
         if let [stacked] = layer.up.parts.as_slice() {
-            let w = g.matrix(stacked);
-            if w.segments.len() == 1 && layer.up.bias.is_none() && fuses_gate(g.b.facts(), h.rows) {
-                linear(&mut g.b, &label("ffn gate up"), h, &w, &inner, &Fused { norm, gate: true, ..Default::default() })?;
+            let single = matches!(stacked, Weight::Whole(m) if m.is_one_segment());
+            if single && layer.up.bias.is_none() && fuses_gate(g.b.facts(), h.rows) {
+                product(g, &label("ffn gate up"), h, stacked, &inner, Fused { norm, gate: true, ..Default::default() })?;
                 return Ok(inner);
             }
             let both = g.b.transient("gate up", h.rows, rows);
@@ -316,12 +313,11 @@ impl Transformer {
             x = y;
         }
         if let Some(project_out) = &self.project_out {
-            let w = g.matrix(project_out);
-            let y = match last.filter(|t| matches!(rows, Rows::All) && t.cols == w.rows) {
+            let y = match last.filter(|t| matches!(rows, Rows::All) && t.cols == project_out.rows()) {
                 Some(t) => t,
-                None => g.b.transient("projected", count, w.rows),
+                None => g.b.transient("projected", count, project_out.rows()),
             };
-            linear(&mut g.b, "project out", &x, &w, &y, &Fused::default())?;
+            product(g, "project out", &x, project_out, &y, Fused::default())?;
             x = y;
         }
         Ok(x)
@@ -350,19 +346,33 @@ fn normed(g: &mut Graph, label: &str, n: &DeviceNorm, x: &Tensor) -> Result<(Ten
 
 /// `y = x Wᵀ + bias` and what is fused with it.
 pub(crate) fn project(g: &mut Graph, label: &str, l: &Linear, x: &Tensor, y: &Tensor, fused: Fused) -> Result<()> {
-    let w = g.matrix(&l.parts[0]);
     let bias = l.bias.as_ref().map(|b| (g.slot("bias", b), 0));
-    linear(&mut g.b, label, x, &w, y, &Fused { bias, ..fused })
+    product(g, label, x, &l.parts[0], y, Fused { bias, ..fused })
+}
+
+/// `y = x Wᵀ` and what is fused with it; through factors as `(x V) (U diag(sigma))ᵀ`.
+fn product(g: &mut Graph, label: &str, x: &Tensor, w: &Weight, y: &Tensor, fused: Fused) -> Result<()> {
+    match w {
+        Weight::Whole(m) => {
+            let w = g.matrix(m);
+            linear(&mut g.b, label, x, &w, y, &fused)
+        }
+        Weight::Factors { down, up } => {
+            let z = g.b.transient("x V", x.rows, down.rows);
+            let (down, up) = (g.matrix(down), g.matrix(up));
+            linear(&mut g.b, &format!("{label} V"), x, &down, &z, &Fused { norm: fused.norm, ..Default::default() })?;
+            linear(&mut g.b, &format!("{label} U"), &z, &up, y, &Fused { norm: None, ..fused })
+        }
+    }
 }
 
 /// Each part into an output of its own; the biases lie end to end.
 fn project_parts(g: &mut Graph, label: &str, l: &Linear, x: &Tensor, norm: FusedNorm, outputs: &[Tensor]) -> Result<()> {
     let mut at = 0;
     for (part, y) in l.parts.iter().zip(outputs) {
-        let w = g.matrix(part);
         let bias = l.bias.as_ref().map(|b| (g.slot("bias", b), at));
-        linear(&mut g.b, label, x, &w, y, &Fused { bias, norm, ..Default::default() })?;
-        at += part.rows;
+        product(g, label, x, part, y, Fused { bias, norm, ..Default::default() })?;
+        at += part.rows();
     }
     Ok(())
 }

@@ -23,6 +23,36 @@ pub(crate) struct DeviceMatrix {
     segments: Vec<DeviceSegment>,
 }
 
+impl DeviceMatrix {
+    /// True where one binding holds all of it.
+    pub(crate) fn is_one_segment(&self) -> bool {
+        self.segments.len() == 1
+    }
+}
+
+/// A linear layer's weight, `rows x cols`.
+#[derive(Debug)]
+pub(crate) enum Weight {
+    Whole(DeviceMatrix),
+    /// `W = up down`, of `k` singular values, which `up` has been multiplied by: `k (rows + cols)` numbers instead of
+    /// `rows cols`, and a product more.
+    Factors {
+        /// Vᵀ, `k x cols`.
+        down: DeviceMatrix,
+        /// `U diag(sigma)`, `rows x k`.
+        up: DeviceMatrix,
+    },
+}
+
+impl Weight {
+    pub(crate) fn rows(&self) -> usize {
+        match self {
+            Self::Whole(m) => m.rows,
+            Self::Factors { up, .. } => up.rows,
+        }
+    }
+}
+
 /// Rows, data, scales.
 type DeviceSegment = (Range<usize>, Arc<Buffer>, Option<Arc<Buffer>>);
 
@@ -96,7 +126,10 @@ impl<'a> Loader<'a> {
     }
 
     /// Matrices of one width, stacked into one where they share a format, so that one dispatch serves them all.
-    pub(crate) fn stacked(&mut self, parts: &[(String, usize)], cols: usize) -> Result<Vec<DeviceMatrix>> {
+    pub(crate) fn stacked(&mut self, parts: &[(String, usize)], cols: usize) -> Result<Vec<Weight>> {
+        if parts.iter().any(|(name, _)| self.factored(name).is_some()) {
+            return parts.iter().map(|(name, rows)| self.weight(name, *rows, cols)).collect();
+        }
         let mut planes = Vec::new();
         for (name, rows) in parts {
             planes.push(self.planes(name, *rows, cols)?);
@@ -104,14 +137,33 @@ impl<'a> Loader<'a> {
         let first = planes[0].format;
         let per_tensor = matches!(first, Format::Quant(q) if q.per_tensor);
         if per_tensor || planes.iter().any(|p| p.format != first) {
-            return planes.into_iter().zip(parts).map(|(p, (_, rows))| self.upload(p, *rows, cols)).collect();
+            return planes.into_iter().zip(parts).map(|(p, (_, rows))| self.upload(p, *rows, cols).map(Weight::Whole)).collect();
         }
         let mut all = Planes { format: first, data: Vec::new(), scales: Vec::new() };
         for p in planes {
             all.data.extend(p.data);
             all.scales.extend(p.scales);
         }
-        Ok(vec![self.upload(all, parts.iter().map(|p| p.1).sum(), cols)?])
+        Ok(vec![Weight::Whole(self.upload(all, parts.iter().map(|p| p.1).sum(), cols)?)])
+    }
+
+    /// What the names of a weight's factors begin with, where the file has those instead of the weight.
+    fn factored<'n>(&self, name: &'n str) -> Option<&'n str> {
+        let stem = name.strip_suffix(".weight")?;
+        (!self.checkpoint.has(name) && self.checkpoint.has(&format!("{stem}.sigma"))).then_some(stem)
+    }
+
+    /// A weight, or its factors `NAME.u` (`k x rows`), `NAME.sigma` and `NAME.v` (`k x cols`).
+    pub(crate) fn weight(&mut self, name: &str, rows: usize, cols: usize) -> Result<Weight> {
+        let Some(stem) = self.factored(name) else { return self.matrix(name, rows, cols).map(Weight::Whole) };
+        let part = |p: &str| format!("{stem}.{p}");
+        let k = self.checkpoint.tensor(&part("sigma"))?.elements() as usize;
+        let sigma = self.checkpoint.vector(&part("sigma"), k)?;
+        let u = self.checkpoint.matrix(&part("u"), k, rows)?.into_f32();
+        let scaled = (0..rows * k).map(|e| (u[e % k * rows + e / k] * sigma[e % k]).to_bits()).collect();
+        let up = self.upload(Planes { format: Format::F32, data: scaled, scales: Vec::new() }, rows, k)?;
+        (0..2).for_each(|_| self.step());
+        Ok(Weight::Factors { down: self.matrix(&part("v"), k, cols)?, up })
     }
 
     fn planes(&mut self, name: &str, rows: usize, cols: usize) -> Result<Planes> {

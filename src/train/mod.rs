@@ -14,6 +14,7 @@ mod mlp;
 mod network;
 mod options;
 pub mod presets;
+pub mod prune;
 pub mod random;
 mod restart;
 mod run;

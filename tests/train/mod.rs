@@ -5,6 +5,7 @@ mod digits;
 mod files;
 mod memory;
 mod presets;
+mod prune;
 mod resume;
 mod spectral;
 mod tiny;

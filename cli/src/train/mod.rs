@@ -2,7 +2,9 @@
 
 pub(crate) mod compare;
 pub(crate) mod memory;
+pub(crate) mod merge;
 pub(crate) mod options;
+pub(crate) mod spectrum;
 
 use crate::common::{self, Global, bar, open_device, print, print_json, read_text};
 use anyhow::{Context as _, Result, bail};
