@@ -16,7 +16,9 @@ pub type Named<'a> = dyn Fn(&str, usize) -> Result<Option<Vec<f32>>> + Sync + 'a
 
 /// Where initial weights come from.
 pub enum Initial<'a> {
-    /// Linear layers uniform in +-1/sqrt(inputs) (Kaiming's with a = sqrt 5), tables normal with deviation 0.02, gains 1, biases 0.
+    /// Linear layers uniform in +-1/sqrt(inputs) (Kaiming's with a = sqrt 5), tables normal with deviation 1/sqrt(width), gains 1,
+    /// biases 0. At OPT-1.3B's width this is the 0.02 of its configuration; in narrow models 0.02 drowns a token's own vector in
+    /// what the first layers add to it: nano then loses 0.6 nats at 300 steps.
     Random,
     /// By Hugging Face's name, with a wanted number of elements; names that give `None` are drawn as above.
     Named(&'a Named<'a>),
@@ -33,9 +35,6 @@ impl std::fmt::Debug for Initial<'_> {
         })
     }
 }
-
-/// Deviation of embeddings.
-const TABLE_DEVIATION: f64 = 0.02;
 
 /// A generator for one tensor: what one draws does not depend on what others there are.
 fn generator(seed: u64, name: &str) -> Random {
@@ -105,8 +104,8 @@ impl Initial<'_> {
                 None if t.name.ends_with(".bias") => vec![0.0; n],
                 None if t.rows == 1 => vec![1.0; n],
                 None => {
-                    let mut g = generator(o.seed, &t.name);
-                    (0..n).map(|_| (TABLE_DEVIATION * g.normal()) as f32).collect()
+                    let (mut g, deviation) = (generator(o.seed, &t.name), 1.0 / (t.cols as f64).sqrt());
+                    (0..n).map(|_| (deviation * g.normal()) as f32).collect()
                 }
             };
             write(context, layout, buffers, id, &values)?;
