@@ -37,7 +37,19 @@ fn a_killed_run_goes_on_to_the_same_bytes() {
     let model = |folder: &Path| std::fs::read(folder.join("model.safetensors")).unwrap();
     assert!(model(&whole) == model(&killed), "the models differ");
     // What was trained is a model that the other commands load.
-    succeed(etalon(&["generate", "--model", whole.to_str().unwrap(), "--prompt", "a plan", "--max-tokens", "3"]));
+    let (whole, text) = (whole.to_str().unwrap(), text.to_str().unwrap());
+    succeed(etalon(&["generate", "--model", whole, "--prompt", "a plan", "--max-tokens", "3"]));
+    let out = |name: &str| folder.join(name).to_str().unwrap().to_owned();
+    for (name, how) in [("merged", &["--factors"][..]), ("pruned", &["--energy", "0.6"]), ("rank", &["--rank", "4", "--whole"])] {
+        succeed(etalon(&[&["merge", whole, "--out", &out(name)], how].concat()));
+        succeed(etalon(&["perplexity", "--model", &out(name), "--text", text, "--max-tokens", "60", "--window", "16"]));
+    }
+    // Training goes on with a trained model's weights, by another method too.
+    let more = ["--method", "lora", "--steps", "1", "--context", "16", "--sequences", "2", "--evaluate-batches", "2"];
+    succeed(etalon(&[&["train", "--init", whole, "--text", text, "--out", &out("more")], &more[..]].concat()));
+    let shown = succeed(etalon(&["spectrum", whole, "--out", &out("spectrum")]));
+    assert!(shown.contains("Gaussian, untrained") && shown.contains("fc1"), "{shown}");
+    assert!(folder.join("spectrum/spectrum.svg").exists());
 }
 
 /// Runs are kept: the same command again trains nothing, and another folder takes over what was chosen.

@@ -270,6 +270,15 @@ impl Checkpoint {
         }
     }
 
+    /// The elements of a vector or matrix of whatever shape, in f32.
+    pub fn values(&self, name: &str) -> Result<Vec<f32>> {
+        match *self.tensor(name)?.shape.as_slice() {
+            [n] => self.vector(name, n),
+            [rows, cols] => Ok(self.matrix(name, rows, cols)?.into_f32()),
+            ref other => Err(Error::format(&self.name, name, format!("has shape {other:?}: neither a vector nor a matrix"))),
+        }
+    }
+
     /// The tokenizer, with the model's special tokens.
     pub fn tokenizer(&self) -> Result<Tokenizer> {
         let mut tokenizer = match &self.tokenizer {

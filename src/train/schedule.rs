@@ -90,7 +90,7 @@ impl Method {
                 let t = match group {
                     Group::Vectors => since + 1,
                     Group::Sigma if s.sampled_sigma => since + 1,
-                    Group::Sigma if s.re_svd && s.reset_sigma => step % (s.steps.max(1) * s.round(width)) + 1,
+                    Group::Sigma if s.re_svd && s.reset_sigma => step % s.steps.max(1).saturating_mul(s.round(width)) + 1,
                     _ => step + 1,
                 };
                 (t, factor)
@@ -120,4 +120,17 @@ pub fn table(o: &Options, width: usize) -> Vec<f32> {
     }
     debug_assert_eq!(GROUPS, 4);
     out
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_iteration_may_be_longer_than_any_run() {
+        let o = Options { method: Method::Sst(Sst { steps: usize::MAX, ..Sst::default() }), steps: 3, ..Options::default() };
+        let rows = table(&o, 96);
+        assert!(rows.len() == 3 * SCHEDULE_WORDS && rows.iter().all(|v| v.is_finite()));
+        assert!(!o.method.events(2, 96).draw && o.method.events(0, 96).draw);
+    }
 }

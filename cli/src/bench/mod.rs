@@ -3,6 +3,7 @@
 mod bed;
 mod cases;
 mod roof;
+mod steps;
 mod timing;
 
 use crate::common::{self, Global, open_device, print, print_json};
@@ -26,6 +27,18 @@ pub(crate) struct Args {
     /// The large cases on a software adapter too
     #[arg(long)]
     full: bool,
+    /// Training steps of full rank, LoRA and SST instead, in turn: of this preset, with a vocabulary of 2,048
+    #[arg(long, value_name = "PRESET", conflicts_with = "kernel")]
+    training: Option<String>,
+    /// Blocks of the model that is trained [default: the preset's]
+    #[arg(long, requires = "training")]
+    layers: Option<usize>,
+    /// Its rank
+    #[arg(long, requires = "training", default_value_t = 64)]
+    rank: usize,
+    /// Tokens of a step
+    #[arg(long, requires = "training", default_value_t = 2048)]
+    tokens: usize,
     /// Print the shader text of a kernel's variants instead
     #[arg(long, value_name = "KERNEL", conflicts_with = "dump_wgsl")]
     print_wgsl: Option<String>,
@@ -53,6 +66,10 @@ pub(crate) fn run(g: &Global, args: &Args) -> Result<()> {
     }
     if let Some(folder) = &args.dump_wgsl {
         return wgsl::dump(g, &context, folder, args.target);
+    }
+    if let Some(preset) = &args.training {
+        let steps = if args.quick { 5 } else { 20 };
+        return steps::run(g, &context, &steps::What { preset, layers: args.layers, rank: args.rank, tokens: args.tokens, steps });
     }
     let large = args.full || !context.facts().is_software();
     let wanted = |c: &Case| args.kernel.as_ref().is_none_or(|k| c.name.contains(k.as_str())) && (large || !c.large);

@@ -11,7 +11,7 @@ use anyhow::{Context as _, Result, bail};
 use etalon::Context;
 use etalon::format::write_atomically;
 use etalon::train::job::{Job, Outcome, Settings};
-use etalon::train::{Initial, Method, Options};
+use etalon::train::{Method, Options};
 use report::{Found, Swept};
 use std::path::{Path, PathBuf};
 
@@ -237,12 +237,8 @@ impl Comparison<'_> {
         eprintln!("{name}");
         let p = &self.prepared;
         let begun = folder.join("job.json").exists();
-        let mut job = if begun {
-            self.context.block_on(Job::resume(&self.context, &folder))?
-        } else {
-            let create = Job::create(&self.context, &folder, &settings, &p.config, Some(&p.tokenizer), &p.corpus, &Initial::Random);
-            self.context.block_on(create)?
-        };
+        let mut job =
+            if begun { self.context.block_on(Job::resume(&self.context, &folder))? } else { p.begin(&self.context, &folder, &settings)? };
         let done = match watch(&self.context, &mut job) {
             Err(e) if e.downcast_ref::<etalon::Error>().is_some_and(|e| matches!(e, etalon::Error::Diverged { .. })) => {
                 log::warn!("{name}: {e}");

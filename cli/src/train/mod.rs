@@ -9,7 +9,7 @@ pub(crate) mod spectrum;
 use crate::common::{self, Global, bar, open_device, print, print_json, read_text};
 use anyhow::{Context as _, Result, bail};
 use etalon::Context;
-use etalon::format::Tokenizer;
+use etalon::format::{Checkpoint, Tokenizer};
 use etalon::train::data::{Corpus, train_bpe};
 use etalon::train::job::{Control, Event, Job, Outcome, Settings};
 use etalon::train::{Initial, presets::preset};
@@ -17,6 +17,7 @@ use indicatif::ProgressBar;
 use options::{MethodArgs, MethodName, RunArgs};
 use serde_json::json;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::time::Instant;
 
 #[derive(clap::Args)]
@@ -52,6 +53,9 @@ pub(crate) struct SourceArgs {
     /// A Hugging Face config.json instead of a preset
     #[arg(long, value_name = "FILE", conflicts_with = "preset")]
     pub(crate) config: Option<PathBuf>,
+    /// Begin with the weights of this model, a folder; its configuration and tokenizer are taken too
+    #[arg(long, value_name = "DIR", conflicts_with_all = ["preset", "config", "tokenizer"])]
+    pub(crate) init: Option<PathBuf>,
     /// Plain text to train on
     #[arg(long, value_name = "FILE")]
     pub(crate) text: Option<PathBuf>,
@@ -101,6 +105,18 @@ pub(crate) struct Prepared {
     pub(crate) config: String,
     pub(crate) tokenizer: String,
     pub(crate) corpus: Corpus,
+    /// Where the first weights come from, if they are not drawn.
+    weights: Option<Arc<Checkpoint>>,
+}
+
+impl Prepared {
+    /// A run that begins.
+    pub(crate) fn begin(&self, context: &Context, folder: &Path, settings: &Settings) -> Result<Job> {
+        let named = |name: &str, _: usize| self.weights.as_ref().map(|w| w.values(name)).transpose();
+        let initial = if self.weights.is_some() { Initial::Named(&named) } else { Initial::Random };
+        let create = Job::create(context, folder, settings, &self.config, Some(&self.tokenizer), &self.corpus, &initial);
+        Ok(context.block_on(create)?)
+    }
 }
 
 impl SourceArgs {
@@ -108,17 +124,19 @@ impl SourceArgs {
         let path = self.text.as_ref().context("give --text FILE")?;
         let text = read_text(path)?;
         let valid = self.valid.as_ref().map(|p| read_text(p)).transpose()?;
-        let tokenizer = match &self.tokenizer {
-            Some(p) => read_text(p)?,
+        let of_init = |name: &str| self.init.as_ref().map(|folder| folder.join(name));
+        let tokenizer = match self.tokenizer.clone().or_else(|| of_init("tokenizer.json")) {
+            Some(p) => read_text(&p)?,
             None => train_bpe(&[&text], self.vocabulary).with_context(|| format!("a vocabulary from {}", path.display()))?,
         };
         let parsed = Tokenizer::from_json(tokenizer.as_bytes())?;
-        let config = match &self.config {
-            Some(p) => read_text(p)?,
+        let config = match self.config.clone().or_else(|| of_init("config.json")) {
+            Some(p) => read_text(&p)?,
             None => preset(&self.preset, parsed.vocab_size(), context)?,
         };
         let corpus = Corpus::new(&parsed, &text, valid.as_deref(), context)?;
-        Ok(Prepared { config, tokenizer, corpus })
+        let weights = self.init.as_ref().map(|p| Checkpoint::open(p)).transpose()?.map(Arc::new);
+        Ok(Prepared { config, tokenizer, corpus, weights })
     }
 }
 
@@ -129,9 +147,7 @@ pub(crate) fn run(g: &Global, args: &Args) -> Result<()> {
         (None, Some(out)) => {
             let options = args.run.options(args.of_method.method(args.method))?;
             let p = args.source.prepare(args.run.context())?;
-            let settings = args.watch.settings(options);
-            let create = Job::create(&context, out, &settings, &p.config, Some(&p.tokenizer), &p.corpus, &Initial::Random);
-            context.block_on(create)?
+            p.begin(&context, out, &args.watch.settings(options))?
         }
         (None, None) => bail!("give --out DIR, or --resume DIR"),
     };
