@@ -60,7 +60,27 @@ struct Plot<'a> {
 }
 
 impl Plot<'_> {
+    /// The corner in whose part of the plot the fewest points lie.
+    fn free_corner(&self) -> SeriesLabelPosition {
+        let corners = [
+            (SeriesLabelPosition::UpperRight, true, true),
+            (SeriesLabelPosition::LowerLeft, false, false),
+            (SeriesLabelPosition::UpperLeft, false, true),
+            (SeriesLabelPosition::LowerRight, true, false),
+        ];
+        let (x, y) = &self.axes;
+        let covered = |right: bool, upper: bool| {
+            // Half of the width, two fifths of the height: a legend of ten lines.
+            let under = |p: &&(f64, f64)| (x.part(p.0) > 0.5) == right && if upper { y.part(p.1) > 0.6 } else { y.part(p.1) < 0.4 };
+            // Curves of many points do not outweigh others.
+            self.series.iter().map(|s| s.1.iter().filter(under).count() as f64 / s.1.len().max(1) as f64).sum::<f64>()
+        };
+        let best = corners.into_iter().min_by(|a, b| covered(a.1, a.2).total_cmp(&covered(b.1, b.2)));
+        best.map_or(SeriesLabelPosition::UpperRight, |c| c.0)
+    }
+
     fn draw(self, svg: &mut String) -> Result<(), DrawingAreaErrorKind<std::io::Error>> {
+        let legend = self.free_corner();
         let root = SVGBackend::with_string(svg, SIZE).into_drawing_area();
         // Readers in the dark get a white page too, not black letters on black.
         root.fill(&WHITE)?;
@@ -98,7 +118,7 @@ impl Plot<'_> {
         }
         chart
             .configure_series_labels()
-            .position(SeriesLabelPosition::UpperRight)
+            .position(legend)
             .margin(12)
             .legend_area_size(LEGEND + 10)
             .background_style(WHITE.mix(0.85))
@@ -131,6 +151,11 @@ impl Axis {
         let ticks = if log { log_ticks(&range) } else { ticks(&range) };
         Some(Self { range, log, ticks })
     }
+
+    /// Where a value lies: 0 at the axis' beginning, 1 at its end.
+    fn part(&self, value: f64) -> f64 {
+        (scale(value, self.log) - self.range.start) / (self.range.end - self.range.start)
+    }
 }
 
 /// A value as it lies on an axis.
@@ -143,8 +168,7 @@ impl Ranged for Axis {
     type ValueType = f64;
 
     fn map(&self, value: &f64, limit: (i32, i32)) -> i32 {
-        let part = (scale(*value, self.log) - self.range.start) / (self.range.end - self.range.start);
-        limit.0 + (f64::from(limit.1 - limit.0) * part).round() as i32
+        limit.0 + (f64::from(limit.1 - limit.0) * self.part(*value)).round() as i32
     }
 
     fn key_points<Hint: KeyPointHint>(&self, hint: Hint) -> Vec<f64> {
