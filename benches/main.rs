@@ -17,6 +17,7 @@ mod draw;
 mod dropout;
 mod embedding;
 mod fill;
+mod freeze;
 mod gate;
 mod grad_norm;
 mod linear;
@@ -30,12 +31,13 @@ mod rows;
 mod sample;
 mod scatter;
 mod select;
+mod thaw;
 mod turn;
 
 use criterion::{Criterion, Throughput, criterion_main};
 use etalon::gpu::Buffer;
 use etalon::plan::{Builder, SlotId};
-use etalon::tensor::{Format, Matrix, Segment, Tensor};
+use etalon::tensor::{Format, Matrix, PackedRows, Packing, Segment, Tensor};
 use etalon::{Context, ContextOptions};
 use std::sync::{Arc, OnceLock};
 use std::time::Instant;
@@ -65,6 +67,11 @@ impl Bed {
         let value = |i: usize| ((i * 2_654_435_761) as u32 as i32 as f32 / 2f32.powi(31)).to_bits();
         let slot = self.words(&(0..rows * cols).map(value).collect::<Vec<_>>());
         Tensor { slot, offset: 0, rows, cols, stride: cols }
+    }
+
+    fn packed(&mut self, packing: Packing, rows: usize, cols: usize) -> PackedRows {
+        let slot = self.words(&vec![0x1234_3456; rows * packing.row_words(cols)]);
+        PackedRows { slot, offset: 0, rows, cols, packing }
     }
 
     /// A weight matrix; scales are halves of about 1/1000 twice over, or as f32 some number near that.
@@ -115,6 +122,7 @@ fn all() {
         dropout::bench,
         embedding::bench,
         fill::bench,
+        freeze::bench,
         gate::bench,
         grad_norm::bench,
         linear::bench,
@@ -128,6 +136,7 @@ fn all() {
         sample::bench,
         scatter::bench,
         select::bench,
+        thaw::bench,
         turn::bench,
     ] {
         family(&mut c);

@@ -17,6 +17,7 @@ pub mod dropout;
 mod elementwise;
 pub mod embedding;
 pub mod fill;
+pub mod freeze;
 pub mod gate;
 pub mod grad_norm;
 pub mod jacobi;
@@ -37,6 +38,7 @@ mod self_test;
 mod shader;
 pub mod state;
 pub mod svd;
+pub mod thaw;
 pub mod turn;
 mod variants;
 

@@ -1,8 +1,9 @@
 //! Which permutations there are: for the portability test, the self-test, browsers' compilers and pipeline caches.
 
 use super::{
-    Variant, activate, adam, add, attention, attention_backward, batch, columns, cross_entropy, dots, draw, dropout, embedding, fill, gate,
-    grad_norm, jacobi, linear, matmul, nll, norm, norm_backward, polar, progress, roof, rope, rows, sample, scatter, select, svd, turn,
+    Variant, activate, adam, add, attention, attention_backward, batch, columns, cross_entropy, dots, draw, dropout, embedding, fill,
+    freeze, gate, grad_norm, jacobi, linear, matmul, nll, norm, norm_backward, polar, progress, roof, rope, rows, sample, scatter, select,
+    svd, thaw, turn,
 };
 use crate::gpu::Facts;
 use crate::quant::{QuantFormat, Scales};
@@ -30,6 +31,7 @@ pub fn variants(facts: &Facts) -> Vec<Variant> {
         dropout::variants,
         embedding::variants,
         fill::variants,
+        freeze::variants,
         gate::variants,
         grad_norm::variants,
         jacobi::variants,
@@ -47,6 +49,7 @@ pub fn variants(facts: &Facts) -> Vec<Variant> {
         scatter::variants,
         select::variants,
         svd::variants,
+        thaw::variants,
         turn::variants,
     ];
     let plain = facts.plain();

@@ -13,6 +13,7 @@ pub mod draw;
 pub mod dropout;
 pub mod embedding;
 pub mod fill;
+pub mod freeze;
 pub mod gate;
 pub mod grad_norm;
 pub mod jacobi;
@@ -30,6 +31,7 @@ pub mod sample;
 pub mod scatter;
 pub mod select;
 pub mod svd;
+pub mod thaw;
 pub mod turn;
 
 use crate::quant::Packed;

@@ -36,6 +36,52 @@ impl Tensor {
     }
 }
 
+/// How frozen rows are stored: in whole quads of elements, the last one padded with zeros.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Packing {
+    /// IEEE half precision, two a word, low half first.
+    F16,
+    /// Codes in -127..=127, four a word, lowest byte first; then a word for the row's scale in f32. A value is code times scale.
+    Int8,
+}
+
+impl Packing {
+    /// Words of a row.
+    pub fn row_words(self, cols: usize) -> usize {
+        match self {
+            Self::F16 => 2 * cols.div_ceil(4),
+            Self::Int8 => cols.div_ceil(4) + 1,
+        }
+    }
+}
+
+/// A `rows x cols` matrix of packed rows in a slot of a plan, one after the other.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct PackedRows {
+    /// The slot it lies in.
+    pub slot: SlotId,
+    /// Words before its first row, an even number.
+    pub offset: usize,
+    /// Number of rows.
+    pub rows: usize,
+    /// Elements of a row.
+    pub cols: usize,
+    /// How they are stored.
+    pub packing: Packing,
+}
+
+impl PackedRows {
+    /// Rows `r` of it.
+    pub fn slice_rows(&self, r: Range<usize>) -> Self {
+        Self { offset: self.offset + r.start * self.packing.row_words(self.cols), rows: r.len(), ..*self }
+    }
+
+    /// Its words in the slot.
+    pub fn words(&self) -> Range<usize> {
+        self.offset..self.offset + self.rows * self.packing.row_words(self.cols)
+    }
+}
+
 /// How the elements of a weight matrix are stored.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub enum Format {

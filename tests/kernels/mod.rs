@@ -13,6 +13,7 @@ mod draw;
 mod dropout;
 mod embedding;
 mod fill;
+mod freeze;
 mod gate;
 mod grad_norm;
 mod jacobi;
@@ -25,6 +26,7 @@ mod rope;
 mod sample;
 mod scatter;
 mod select;
+mod thaw;
 mod turn;
 
 use etalon::gpu::Buffer;
