@@ -5,6 +5,7 @@
 
 use super::{Op, Slot, SlotKind};
 use crate::kernel::Access;
+use std::collections::BTreeMap;
 
 /// Which workspace buffer each transient slot lies in, and how large each must be.
 #[derive(Debug, Default)]
@@ -18,32 +19,24 @@ pub(crate) struct MemoryPlan {
 pub(crate) fn plan(slots: &[Slot], ops: &[Op]) -> Result<MemoryPlan, String> {
     let lives = lives(slots, ops)?;
     let mut order: Vec<usize> = (0..slots.len()).filter(|s| lives[*s].is_some()).collect();
-    order.sort_by_key(|s| lives[*s].map(|l| l.0));
+    // Large slots first: a small one that lives long then never takes a buffer that a later large one could have shared.
+    order.sort_by_key(|s| (std::cmp::Reverse(slots[*s].bytes), lives[*s].map(|l| l.0)));
     let mut sizes: Vec<u64> = Vec::new();
-    let mut free_from: Vec<usize> = Vec::new(); // first op index at which the buffer is free
+    let mut taken: Vec<BTreeMap<usize, usize>> = Vec::new(); // from the first to the last op of each slot in the buffer
     let mut buffer = vec![None; slots.len()];
     for s in order {
         let Some((first, last)) = lives[s] else { continue };
-        let bytes = slots[s].bytes;
-        let free = (0..sizes.len()).filter(|b| free_from[*b] <= first);
-        // The smallest that is large enough, else the largest, which grows.
-        let best = free.min_by_key(|b| if sizes[*b] >= bytes { (0, sizes[*b]) } else { (1, u64::MAX - sizes[*b]) });
-        let b = best.unwrap_or_else(|| {
-            sizes.push(0);
-            free_from.push(0);
+        let free = |t: &BTreeMap<usize, usize>| t.range(..=last).next_back().is_none_or(|(_, end)| *end < first);
+        // All are large enough; the last one is the smallest.
+        let b = taken.iter().rposition(free).unwrap_or_else(|| {
+            sizes.push(slots[s].bytes);
+            taken.push(BTreeMap::new());
             sizes.len() - 1
         });
-        sizes[b] = sizes[b].max(bytes);
-        free_from[b] = last + 1;
+        taken[b].insert(first, last);
         buffer[s] = Some(b);
     }
-    let mut rank: Vec<usize> = (0..sizes.len()).collect();
-    rank.sort_by_key(|b| std::cmp::Reverse(sizes[*b]));
-    let mut place = vec![0; rank.len()];
-    for (i, b) in rank.iter().enumerate() {
-        place[*b] = i;
-    }
-    Ok(MemoryPlan { buffer: buffer.into_iter().map(|b| b.map(|b| place[b])).collect(), sizes: rank.iter().map(|b| sizes[*b]).collect() })
+    Ok(MemoryPlan { buffer, sizes })
 }
 
 /// First and last op that touch each transient slot.
