@@ -34,6 +34,12 @@ pub enum Update {
         /// What follows the step, at a learning rate other than 0.
         after: After,
     },
+    /// As [`Update::Dense`], then each row of `cols` words is divided by its norm (not at a learning rate of 0); a row whose squares
+    /// sum to 0 stays.
+    Unit {
+        /// Words of a row.
+        cols: usize,
+    },
     /// `value = lr d`, without decay: for methods that project it back.
     Step,
 }
@@ -77,9 +83,17 @@ impl Segment {
         }
     }
 
+    /// Words of a row, where rows matter.
+    fn row(&self) -> Option<usize> {
+        match self.update {
+            Update::Rows { cols, .. } | Update::Unit { cols } => Some(cols),
+            _ => None,
+        }
+    }
+
     /// Whether it can be read by vec4: each of its rows begins at one.
     fn aligned(&self) -> bool {
-        let row = if let Update::Rows { cols, .. } = self.update { cols } else { 0 };
+        let row = self.row().unwrap_or(0);
         [self.value, self.gradient, row].iter().all(|n| n.is_multiple_of(4))
     }
 
@@ -88,10 +102,10 @@ impl Segment {
         if self.group >= GROUPS || end.is_none_or(|e| e > u32::MAX as usize) {
             return Err(Error::shape("adam", format!("{}: group {} of {GROUPS}, words up to {end:?}", self.label, self.group)));
         }
-        if let Update::Rows { count, cols, .. } = self.update
-            && (cols == 0 || !self.len.is_multiple_of(cols) || count > self.len / cols)
-        {
-            let message = format!("{}: {count} rows of {cols} words, of {} words in all", self.label, self.len);
+        let Some(cols) = self.row() else { return Ok(()) };
+        let count = self.gradient_len().checked_div(cols);
+        if count.is_none_or(|n| n > self.len / cols) || !self.len.is_multiple_of(cols) {
+            let message = format!("{}: {} rows of {cols} words, of {} words in all", self.label, count.unwrap_or(0), self.len);
             return Err(Error::shape("adam", message));
         }
         Ok(())
@@ -133,7 +147,7 @@ pub(crate) fn cut(segments: &[Segment]) -> Vec<Chunk> {
     let mut out = Vec::new();
     for aligned in [true, false] {
         for (segment, s) in segments.iter().enumerate().filter(|(_, s)| s.aligned() == aligned) {
-            let step = if let Update::Rows { cols, .. } = s.update { cols.max(1) } else { CHUNK };
+            let step = s.row().map_or(CHUNK, |cols| cols.max(1));
             let len = s.gradient_len();
             out.extend((0..len).step_by(step).map(|w| Chunk { segment, words: w..(w + step).min(len), aligned }));
         }
@@ -158,6 +172,8 @@ pub fn chunks(segments: &[Segment]) -> Vec<u32> {
                 };
                 (kind, s.value, indices + c.words.start / cols, s.len / cols)
             }
+            // Rows of one row each.
+            Update::Unit { .. } => (3, s.value + c.words.start, 0, 1),
             Update::Step => (4, s.value + c.words.start, 0, 0),
         };
         let [kind, value, gradient, len] = [kind + 256 * s.group, value, s.gradient + c.words.start, c.words.len()].map(|n| n as u32);

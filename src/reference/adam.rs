@@ -35,7 +35,7 @@ pub fn step(update: Update, r: &Rate, decay: f64, p: f64, d: f64) -> f64 {
     match update {
         Update::Step => r.lr * d,
         Update::Clamped | Update::Rows { after: After::Clamp, .. } => (p * (1.0 - r.lr * decay) - r.lr * d).max(0.0),
-        Update::Dense | Update::Rows { .. } => p * (1.0 - r.lr * decay) - r.lr * d,
+        Update::Dense | Update::Rows { .. } | Update::Unit { .. } => p * (1.0 - r.lr * decay) - r.lr * d,
     }
 }
 
@@ -111,7 +111,7 @@ pub(crate) fn twin(rule: Rule, parts: Vec<(Segment, Range<usize>)>, steps: usize
                 let p = f64::from(s.f32(0)[value - value_base]);
                 let kept = if segment.update == Update::Step { 0.0 } else { p.abs() * (1.0 + (lr * decay).abs()) };
                 lists[0].push(value - value_base, step(segment.update, &rate, decay, p, d), kept + (lr * loud).abs());
-                if let Update::Rows { cols, after: After::Normalise, .. } = segment.update {
+                if let Update::Rows { cols, after: After::Normalise, .. } | Update::Unit { cols } = segment.update {
                     longest = longest.max(cols);
                     if w % cols == cols - 1 {
                         let end = lists[0].at.len();

@@ -95,6 +95,11 @@ fn awkward() -> (Vec<Segment>, Vec<u32>) {
         value = (value + k * cols + 64).next_multiple_of(64);
         gradient = (gradient + r * cols).next_multiple_of(64);
     }
+    for (i, (r, cols)) in [(1, 1), (7, 64), (3, 65), (2, 4100)].into_iter().enumerate() {
+        all.push(segment(&format!("unit rows {i}"), value, gradient, r * cols, Update::Unit { cols }));
+        value = (value + r * cols + 64).next_multiple_of(64);
+        gradient = (gradient + r * cols).next_multiple_of(64);
+    }
     (all, indices)
 }
 
@@ -229,6 +234,7 @@ fn segments_that_do_not_fit_are_refused() {
     assert!(why(vec![segment("s", 0, 0, 12, rows(0, 4, 4, After::Normalise))]).contains("4 rows of 4"));
     assert!(why(vec![segment("s", 0, 0, 13, rows(0, 2, 4, After::Normalise))]).contains("rows of 4"));
     assert!(why(vec![segment("s", 0, 0, 0, rows(0, 0, 0, After::Normalise))]).contains("rows of 0"));
+    assert!(why(vec![segment("s", 0, 0, 13, Update::Unit { cols: 4 })]).contains("rows of 4"));
     assert!(why(vec![Segment { group: 4, ..dense(0, 0, 1) }]).contains("group 4"));
     assert!(why(vec![segment("s", 0, 0, 400_000, rows(0, 2, 400, After::Normalise))]).contains("max_storage_buffer_binding_size"));
     assert!(why(vec![dense(0, 599_990, 100)]).contains("gradients"));
