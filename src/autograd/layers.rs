@@ -82,8 +82,9 @@ impl Tape {
         let xt = self.tensor(x);
         let m = match w {
             Weight::Dense(p) => p.value.rows,
-            Weight::LowRank { w, .. } | Weight::Projected { w, .. } => w.rows,
-            Weight::Spectral(s) => s.ut.cols,
+            Weight::LowRank { w, .. } => w.rows(),
+            Weight::Projected { w, .. } => w.rows,
+            Weight::Spectral(s) => s.ut.cols(),
         };
         let (y, yt) = self.output(label, xt.rows, m);
         let epilogue = Product {
@@ -103,7 +104,8 @@ impl Tape {
             }
             Weight::LowRank { w, a, b, scale } => {
                 let low = self.builder.transient(format!("{label} low"), xt.rows, a.value.rows);
-                product(&mut self.builder, label, &xt, &w, &yt, epilogue)?;
+                let values = w.values(&mut self.builder, label)?;
+                product(&mut self.builder, label, &xt, &values, &yt, epilogue)?;
                 product(&mut self.builder, label, &xt, &a.value, &low, Product { b_t: true, ..Product::default() })?;
                 product(
                     &mut self.builder,
@@ -118,7 +120,8 @@ impl Tape {
                     product(&mut tape.builder, &gradient, dy, &b.value, &d_low, Product { alpha: scale, ..Product::default() })?;
                     tape.weight_gradient(&gradient, &b, dy, &low, scale)?;
                     tape.weight_gradient(&gradient, &a, &d_low, &xt, 1.0)?;
-                    tape.input_gradient(&gradient, x, dy, &w)?;
+                    let values = w.values(&mut tape.builder, &gradient)?;
+                    tape.input_gradient(&gradient, x, dy, &values)?;
                     tape.input_gradient(&gradient, x, &d_low, &a.value)
                 })
             }

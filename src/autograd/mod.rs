@@ -10,11 +10,13 @@
 mod attention;
 mod layers;
 mod loss;
+mod source;
 mod spectral;
 
 pub use attention::Attention;
 pub use layers::NormParameters;
 pub use loss::Loss;
+pub use source::Source;
 pub use spectral::{Gradient, Spectral, SpectralGradients, Strategy};
 
 use crate::Result;
@@ -51,7 +53,7 @@ pub enum Weight {
     /// `W + scale B A` with W frozen (LoRA).
     LowRank {
         /// `m x n`, frozen.
-        w: Tensor,
+        w: Source,
         /// `r x n`.
         a: Parameter,
         /// `m x r`.

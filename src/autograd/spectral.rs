@@ -1,7 +1,7 @@
 //! Spectral layers, `W = U diag(sigma) Vᵀ`, factored or through a dense scratch (SST, sections 3 and 4 of the paper).
 
 use super::layers::product;
-use super::{Tape, Var, WeightBackward};
+use super::{Source, Tape, Var, WeightBackward};
 use crate::Result;
 use crate::kernel::add::accumulate;
 use crate::kernel::columns::{Columns, column_sums};
@@ -55,11 +55,11 @@ pub enum Gradient {
 #[derive(Debug, Clone, Copy)]
 pub struct Spectral {
     /// Uᵀ: `k x m`.
-    pub ut: Tensor,
+    pub ut: Source,
     /// Singular values: `1 x k`.
     pub sigma: Tensor,
     /// Vᵀ: `k x n`.
-    pub vt: Tensor,
+    pub vt: Source,
     /// Gradients; `None`: nothing of it is trained.
     pub gradients: Option<SpectralGradients>,
     /// How it is multiplied.
@@ -93,7 +93,7 @@ impl Tape {
     /// Appends `y = x Wᵀ` with what `epilogue` adds; returns what appends the gradients.
     pub(super) fn spectral(&mut self, label: &str, x: Var, w: Spectral, y: &Tensor, epilogue: Product) -> Result<WeightBackward> {
         let xt = self.tensor(x);
-        match w.strategy.resolve(xt.rows, w.ut.cols, w.vt.cols) {
+        match w.strategy.resolve(xt.rows, w.ut.cols(), w.vt.cols()) {
             Strategy::Dense => self.through_dense(label, x, w, y, epilogue),
             _ => self.factored(label, x, w, y, epilogue),
         }
@@ -102,20 +102,27 @@ impl Tape {
     fn factored(&mut self, label: &str, x: Var, w: Spectral, y: &Tensor, epilogue: Product) -> Result<WeightBackward> {
         let xt = self.tensor(x);
         let scale = Some(w.sigma_place());
-        let z = self.builder.transient(format!("{label} x V"), xt.rows, w.vt.rows);
-        product(&mut self.builder, &format!("{label} V"), &xt, &w.vt, &z, Product { b_t: true, ..Product::default() })?;
-        product(&mut self.builder, &format!("{label} U"), &z, &w.ut, y, Product { b_t: false, scale, ..epilogue })?;
+        let z = self.builder.transient(format!("{label} x V"), xt.rows, w.vt.rows());
+        let (v, u) = (format!("{label} V"), format!("{label} U"));
+        let vt = w.vt.values(&mut self.builder, &v)?;
+        product(&mut self.builder, &v, &xt, &vt, &z, Product { b_t: true, ..Product::default() })?;
+        let ut = w.ut.values(&mut self.builder, &u)?;
+        product(&mut self.builder, &u, &z, &ut, y, Product { b_t: false, scale, ..epilogue })?;
         let label = format!("{label} gradient");
         Ok(Box::new(move |tape, dy| {
             let b = &mut tape.builder;
-            let dz = b.transient("dy U", dy.rows, w.ut.rows);
-            product(b, &label, dy, &w.ut, &dz, Product { b_t: true, ..Product::default() })?;
+            let dz = b.transient("dy U", dy.rows, w.ut.rows());
+            let ut = w.ut.values(b, &label)?;
+            product(b, &label, dy, &ut, &dz, Product { b_t: true, ..Product::default() })?;
             if let Some(g) = w.gradients {
                 tape.sigma_gradient(&label, &w, &g, |b, to, adds| column_sums(b, &label, &Columns::Dot(&dz, &z), to, adds))?;
                 tape.active_gradient(&label, &w, &g, (&z, dy), &g.ut)?;
                 tape.active_gradient(&label, &w, &g, (&dz, &xt), &g.vt)?;
             }
-            tape.contribute(x, |b, dx, accumulate| product(b, &label, &dz, &w.vt, dx, Product { scale, accumulate, ..Product::default() }))
+            tape.contribute(x, |b, dx, accumulate| {
+                let vt = w.vt.values(b, &label)?;
+                product(b, &label, &dz, &vt, dx, Product { scale, accumulate, ..Product::default() })
+            })
         }))
     }
 
@@ -156,10 +163,11 @@ impl Tape {
 
     fn through_dense(&mut self, label: &str, x: Var, w: Spectral, y: &Tensor, epilogue: Product) -> Result<WeightBackward> {
         let xt = self.tensor(x);
-        let (k, m, n) = (w.ut.rows, w.ut.cols, w.vt.cols);
+        let (k, m, n) = (w.ut.rows(), w.ut.cols(), w.vt.cols());
         let dense = self.builder.transient(format!("{label} dense"), m, n);
         let made = Product { a_t: true, scale: Some(w.sigma_place()), ..Product::default() };
-        product(&mut self.builder, &format!("{label} W"), &w.ut, &w.vt, &dense, made)?;
+        let [ut, vt] = [(w.ut, "U"), (w.vt, "V")].map(|(f, which)| f.values(&mut self.builder, &format!("{label} {which}")));
+        product(&mut self.builder, &format!("{label} W"), &ut?, &vt?, &dense, made)?;
         product(&mut self.builder, label, &xt, &dense, y, epilogue)?;
         let label = format!("{label} gradient");
         Ok(Box::new(move |tape, dy| {
@@ -168,13 +176,15 @@ impl Tape {
             let b = &mut tape.builder;
             let (whole, ug) = (b.transient("whole gradient", m, n), b.transient("Uᵀ G", k, n));
             product(b, &label, dy, &xt, &whole, Product { a_t: true, ..Product::default() })?;
-            product(b, &label, &w.ut, &whole, &ug, Product::default())?;
-            tape.sigma_gradient(&label, &w, &g, |b, to, adds| row_dots(b, &label, &ug, &w.vt, to, adds))?;
+            let ut = w.ut.values(b, &label)?;
+            product(b, &label, &ut, &whole, &ug, Product::default())?;
+            let vt = w.vt.values(b, &label)?;
+            tape.sigma_gradient(&label, &w, &g, |b, to, adds| row_dots(b, &label, &ug, &vt, to, adds))?;
             tape.active_rows(&label, &w, &g, &ug, &g.vt)?;
             // Rows of (G V)ᵀ = Vᵀ Gᵀ, of the active v only.
             let (r, factors) = (g.ut.rows, (g.kind == Gradient::Default).then(|| w.sigma_place()));
             let v = tape.builder.transient("active v", r, n);
-            select_rows(&mut tape.builder, &label, &w.vt, g.active, factors, &v)?;
+            select_rows(&mut tape.builder, &label, &vt, g.active, factors, &v)?;
             let accumulate = tape.target(&g.ut);
             product(&mut tape.builder, &label, &v, &whole, &g.ut, Product { b_t: true, accumulate, ..Product::default() })
         }))

@@ -141,7 +141,10 @@ impl Trainer {
         };
         for (id, t) in self.layout.tensors() {
             let (buffer, offset) = self.buffers.place(&self.layout, id);
-            push(t.name.clone(), "F32", vec![t.rows, t.cols], buffer, offset);
+            match t.packing() {
+                None => push(t.name.clone(), "F32", vec![t.rows, t.cols], buffer, offset),
+                Some(_) => push(t.name.clone(), "U32", vec![t.rows, t.words() / t.rows.max(1)], buffer, offset),
+            }
             if let Some(([_, first, second], offset, words)) = self.buffers.gradient_place(&self.layout, id) {
                 push(format!("{}:first", t.name), "F32", vec![words], first, offset);
                 push(format!("{}:second", t.name), "F32", vec![words], second, offset);

@@ -34,7 +34,8 @@ impl Trainer {
     /// [`crate::Error::Io`], [`crate::Error::OutOfMemory`].
     pub async fn export(&self, path: &Path, how: Export) -> Result<()> {
         let mut sources: BTreeMap<String, (Vec<usize>, Source<'_>)> = BTreeMap::new();
-        let mut inner: HashSet<Id> = HashSet::new();
+        // Rows that are being trained in tensors of their own belong to the factors that they were taken from.
+        let mut inner: HashSet<Id> = self.layout.tensors().filter_map(|(_, t)| t.active()).collect();
         for l in self.network.linears() {
             let parts: Vec<Id> = match l.weight {
                 Stand::Dense(_) => continue,
@@ -67,23 +68,41 @@ impl Trainer {
         writer.finish()
     }
 
-    /// A stored tensor's values.
+    /// A stored tensor's values, as they count now: thawed where it is packed, with the rows that are being trained.
     ///
     /// # Errors
     /// [`crate::Error::DeviceLost`], [`crate::Error::OutOfMemory`].
     pub async fn values(&self, id: Id) -> Result<Vec<f32>> {
         let t = self.layout.get(id);
+        if t.packing().is_some() {
+            return self.computed((t.rows, t.cols), |b, slots, out| slots.source(id).copy_to(b, &t.name, out)).await;
+        }
         let (buffer, offset) = self.buffers.place(&self.layout, id);
         let range = 4 * offset as u64..4 * (offset + t.rows * t.cols) as u64;
         let words = self.context.read_ranges(&[(buffer, range)])?.words().await?.remove(0);
         Ok(bytemuck::cast_vec(words))
     }
 
-    /// A tensor's gradient of the last step.
+    /// What a plan makes of the stored tensors.
+    async fn computed(&self, (m, n): (usize, usize), fill: impl Fn(&mut Builder, &Slots, &Tensor) -> Result<()>) -> Result<Vec<f32>> {
+        let mut b = Builder::new("merge", self.context.facts());
+        let slots = Slots::new(&mut b, &self.layout);
+        let out: Tensor = b.external_tensor("merged", m, n);
+        fill(&mut b, &slots, &out)?;
+        let buffer = self.context.storage("merged", 4 * (m * n) as u64)?;
+        let mut bound = slots.bindings(&self.buffers);
+        bound.push((out.slot, buffer.clone()));
+        Arc::new(b.finish()?).bind(&self.context, &bound)?.run(1)?;
+        let words = self.context.read_ranges(&[(&*buffer, 0..4 * (m * n) as u64)])?.words().await?.remove(0);
+        Ok(bytemuck::cast_vec(words))
+    }
+
+    /// A tensor's gradient of the last step, or that of its active rows where these are trained in a tensor of their own.
     ///
     /// # Errors
     /// As [`Trainer::values`].
     pub async fn gradient(&self, id: Id) -> Result<Option<Vec<f32>>> {
+        let id = self.layout.get(id).active().unwrap_or(id);
         let Some(([buffer, ..], offset, words)) = self.buffers.gradient_place(&self.layout, id) else { return Ok(None) };
         let range = 4 * offset as u64..4 * (offset + words) as u64;
         let words = self.context.read_ranges(&[(&**buffer, range)])?.words().await?.remove(0);
@@ -115,34 +134,28 @@ impl Trainer {
     /// # Errors
     /// [`crate::Error::OutOfMemory`], [`crate::Error::Limit`].
     pub async fn merged(&self, l: &Linear) -> Result<Vec<f32>> {
-        let id = match l.weight {
-            Stand::Dense(w) | Stand::Projected { w, .. } => return self.values(w).await,
-            Stand::LowRank { w, .. } => w,
-            Stand::Spectral { ut, .. } => ut,
-        };
-        debug_assert!(self.layout.get(id).rows > 0);
-        let mut b = Builder::new("merge", self.context.facts());
-        let slots = Slots::new(&mut b, &self.layout);
-        let out: Tensor = b.external_tensor("merged", l.m, l.n);
-        let o = Operand::from(out);
         match l.weight {
-            Stand::LowRank { w, a, b: up, scale } => {
-                crate::kernel::add::copy(&mut b, "weight", &slots.value(w), &out)?;
-                let p = Product { alpha: scale, accumulate: true, ..Product::default() };
-                matmul(&mut b, "merge", &slots.value(up).into(), &slots.value(a).into(), &o, &p)?;
-            }
-            Stand::Spectral { ut, sigma, vt, .. } => {
-                let s = slots.value(sigma);
-                let p = Product { a_t: true, scale: Some((s.slot, s.offset)), ..Product::default() };
-                matmul(&mut b, "merge", &slots.value(ut).into(), &slots.value(vt).into(), &o, &p)?;
-            }
-            Stand::Dense(_) | Stand::Projected { .. } => {}
+            Stand::Dense(w) | Stand::Projected { w, .. } => self.values(w).await,
+            _ => self.computed((l.m, l.n), |b, slots, out| append_merge(b, slots, l, out)).await,
         }
-        let buffer = self.context.storage("merged", 4 * (l.m * l.n) as u64)?;
-        let mut bound = slots.bindings(&self.buffers);
-        bound.push((out.slot, buffer.clone()));
-        Arc::new(b.finish()?).bind(&self.context, &bound)?.run(1)?;
-        let words = self.context.read_ranges(&[(&*buffer, 0..4 * (l.m * l.n) as u64)])?.words().await?.remove(0);
-        Ok(bytemuck::cast_vec(words))
+    }
+}
+
+/// Appends the whole weight of a layer that is stored in parts.
+pub(super) fn append_merge(b: &mut Builder, slots: &Slots, l: &Linear, out: &Tensor) -> Result<()> {
+    let o = Operand::from(*out);
+    match l.weight {
+        Stand::LowRank { w, a, b: up, scale } => {
+            slots.source(w).copy_to(b, "weight", out)?;
+            let p = Product { alpha: scale, accumulate: true, ..Product::default() };
+            matmul(b, "merge", &slots.value(up).into(), &slots.value(a).into(), &o, &p)
+        }
+        Stand::Spectral { ut, sigma, vt, .. } => {
+            let s = slots.value(sigma);
+            let p = Product { a_t: true, scale: Some((s.slot, s.offset)), ..Product::default() };
+            let [ut, vt] = [ut, vt].map(|id| slots.source(id).values(b, "merge"));
+            matmul(b, "merge", &ut?.into(), &vt?.into(), &o, &p)
+        }
+        Stand::Dense(_) | Stand::Projected { .. } => Ok(()),
     }
 }

@@ -1,14 +1,16 @@
 //! Initial weights: the same for every method, by seed and name, or those of a checkpoint.
 
-use super::layout::{Buffers, Id, Layout};
+use super::layout::{Buffers, Id, Layout, Slots};
 use super::method::{Basis, Linear, Method, Stand};
 use super::network::Network;
-use super::options::Options;
+use super::options::{Frozen, Options};
 use super::random::Random;
+use super::thawed::{self, Freezer, Thawed};
 use crate::gpu::{Buffer, Context};
 use crate::linalg::{Factors, Place, Svd};
+use crate::plan::Builder;
 use crate::{Error, Result};
-use std::collections::{BTreeMap, HashSet};
+use std::collections::HashSet;
 use std::sync::Arc;
 
 /// Gives a tensor's values by its name and the number of elements wanted, or `None`.
@@ -35,6 +37,9 @@ impl std::fmt::Debug for Initial<'_> {
         })
     }
 }
+
+/// Where tensors lie, and the run's progress.
+pub(super) type Store<'a> = (&'a Arc<Layout>, &'a Buffers, &'a Arc<Buffer>);
 
 /// A generator for one tensor: what one draws does not depend on what others there are.
 fn generator(seed: u64, name: &str) -> Random {
@@ -66,36 +71,14 @@ impl Initial<'_> {
     ///
     /// # Errors
     /// What [`Initial::Named`] gives; [`Error::Request`], [`Error::OutOfMemory`].
-    pub(super) async fn write(&self, context: &Context, network: &Network, layout: &Layout, buffers: &Buffers, o: &Options) -> Result<()> {
+    pub(super) async fn write(&self, context: &Context, network: &Network, store: Store<'_>, o: &Options) -> Result<()> {
         if matches!(self, Self::Restored) {
             return Ok(());
         }
+        let (layout, buffers, _) = store;
         let mut done: HashSet<Id> = HashSet::new();
-        let mut spectral: BTreeMap<(usize, usize), Vec<&Linear>> = BTreeMap::new();
         for l in network.linears() {
-            let name = format!("{}.weight", l.name);
-            let dense = || Ok(self.named(&name, l.m * l.n)?.unwrap_or_else(|| kaiming(o.seed, &name, l.m, l.n)));
-            let mut put = |id: Id, values: &[f32]| {
-                done.insert(id);
-                write(context, layout, buffers, id, values)
-            };
-            match l.weight {
-                Stand::Dense(id) => put(id, &dense()?)?,
-                Stand::LowRank { w, a, b, .. } => {
-                    put(w, &dense()?)?;
-                    let r = layout.get(a).rows;
-                    put(a, &kaiming(o.seed, &format!("{}.lora_a", l.name), r, l.n))?;
-                    put(b, &vec![0.0; l.m * r])?;
-                }
-                Stand::Projected { w, projector, step } => {
-                    put(w, &dense()?)?;
-                    done.extend([projector, step]);
-                }
-                Stand::Spectral { ut, sigma, vt, .. } => {
-                    done.extend([ut, sigma, vt]);
-                    spectral.entry((l.m, l.n)).or_default().push(l);
-                }
-            }
+            done.extend(self.linear(context, store, l, o)?);
         }
         for (id, t) in layout.tensors().filter(|(id, _)| !done.contains(id)) {
             let n = t.rows * t.cols;
@@ -110,31 +93,55 @@ impl Initial<'_> {
             };
             write(context, layout, buffers, id, &values)?;
         }
-        for ((m, n), layers) in spectral {
-            self.decompose(context, layout, buffers, &layers, (m, n), o).await?;
+        for layers in thawed::groups(network, o.frozen != Frozen::F32) {
+            self.decompose(context, store, &layers, o).await?;
         }
         Ok(())
     }
 
+    /// Writes a layer's weight, but for one that is to be decomposed. Returns all of its tensors but the bias.
+    fn linear(&self, context: &Context, store: Store<'_>, l: &Linear, o: &Options) -> Result<Vec<Id>> {
+        let (layout, buffers, _) = store;
+        let name = format!("{}.weight", l.name);
+        let dense = || Ok::<_, Error>(self.named(&name, l.m * l.n)?.unwrap_or_else(|| kaiming(o.seed, &name, l.m, l.n)));
+        match l.weight {
+            Stand::Dense(w) => put(context, store, o, w, &dense()?).map(|()| vec![w]),
+            Stand::LowRank { w, a, b, .. } => {
+                put(context, store, o, w, &dense()?)?;
+                let r = layout.get(a).rows;
+                write(context, layout, buffers, a, &kaiming(o.seed, &format!("{}.lora_a", l.name), r, l.n))?;
+                write(context, layout, buffers, b, &vec![0.0; l.m * r])?;
+                Ok(vec![w, a, b])
+            }
+            Stand::Projected { w, projector, step } => put(context, store, o, w, &dense()?).map(|()| vec![w, projector, step]),
+            Stand::Spectral { ut, sigma, vt, active, r } => {
+                // Until the first draw the first rows count as active.
+                context.write(&buffers.indices, 4 * active as u64, &(0..r as u32).collect::<Vec<_>>())?;
+                let trained = [ut, vt].into_iter().filter_map(|id| layout.get(id).active());
+                Ok([ut, sigma, vt].into_iter().chain(trained).collect())
+            }
+        }
+    }
+
     /// Singular value decompositions of the initial weights of one shape, on the device.
-    async fn decompose(
-        &self,
-        context: &Context,
-        layout: &Layout,
-        buffers: &Buffers,
-        layers: &[&Linear],
-        (m, n): (usize, usize),
-        o: &Options,
-    ) -> Result<()> {
-        let seed = o.seed;
+    async fn decompose(&self, context: &Context, store: Store<'_>, layers: &[&Linear], o: &Options) -> Result<()> {
+        let ((layout, buffers, _), m, n) = (store, layers[0].m, layers[0].n);
         let basis = if let Method::Sst(s) = o.method { s.basis } else { Basis::Svd };
         let step = (m * n).next_multiple_of(64);
         let fit = ((context.facts().max_binding / 4) as usize / step).max(1);
         for part in layers.chunks(fit) {
-            let factors: Vec<Factors> = part.iter().filter_map(|l| factors(layout, buffers, l)).collect();
+            let thawed = match o.frozen {
+                Frozen::F32 => None,
+                _ => {
+                    let scratch = context.storage("svd scratch", thawed::scratch_bytes(&[part.to_vec()]))?;
+                    Some(Thawed::new(context, o, part, store, &scratch)?)
+                }
+            };
+            let in_place = || part.iter().filter_map(|l| factors(layout, buffers, l)).collect();
+            let factors: Vec<Factors> = thawed.as_ref().map_or_else(in_place, |t| t.factors.clone());
             let weight = |l: &Linear| {
                 let name = format!("{}.weight", l.name);
-                Ok(self.named(&name, m * n)?.unwrap_or_else(|| kaiming(seed, &name, m, n)))
+                Ok(self.named(&name, m * n)?.unwrap_or_else(|| kaiming(o.seed, &name, m, n)))
             };
             svd(context, part, (m, n), &factors, &weight).await?;
             match basis {
@@ -142,10 +149,13 @@ impl Initial<'_> {
                 Basis::Zero => set_sigma(context, &factors, &vec![vec![0.0; m.min(n)]; part.len()])?,
                 Basis::Random => {
                     let values = sigma(context, &factors, m.min(n)).await?;
-                    let other = |l: &Linear| Ok(kaiming(seed, &format!("{}.basis", l.name), m, n));
+                    let other = |l: &Linear| Ok(kaiming(o.seed, &format!("{}.basis", l.name), m, n));
                     svd(context, part, (m, n), &factors, &other).await?;
                     set_sigma(context, &factors, &values)?;
                 }
+            }
+            if let Some(t) = thawed {
+                t.freeze.run(1)?;
             }
         }
         Ok(())
@@ -192,7 +202,23 @@ pub(super) fn factors(layout: &Layout, buffers: &Buffers, l: &Linear) -> Option<
     Some(Factors { name: l.name.clone(), ut: place(ut), sigma: place(sigma), vt: place(vt) })
 }
 
-/// Writes a tensor's values.
+/// Writes a tensor's values, packed where it is.
+fn put(context: &Context, (layout, buffers, progress): Store<'_>, o: &Options, id: Id, values: &[f32]) -> Result<()> {
+    if layout.get(id).packing().is_none() {
+        return write(context, layout, buffers, id, values);
+    }
+    let t = layout.get(id);
+    let mut b = Builder::new("freeze", context.facts());
+    let (slots, freezer) = (Slots::new(&mut b, layout), Freezer::new(&mut b, o));
+    let from = b.external_tensor("initial weights", t.rows, t.cols);
+    freezer.freeze(&mut b, &slots, id, &from, None)?;
+    let mut bound = slots.bindings(buffers);
+    bound.extend(freezer.bindings(progress));
+    bound.push((from.slot, context.upload("initial weights", bytemuck::cast_slice(values))?));
+    Arc::new(b.finish()?).bind(context, &bound)?.run(1).map(drop)
+}
+
+/// Writes the values of a tensor that is not packed.
 pub(super) fn write(context: &Context, layout: &Layout, buffers: &Buffers, id: Id, values: &[f32]) -> Result<()> {
     let (buffer, offset) = buffers.place(layout, id);
     context.write(buffer, 4 * offset as u64, bytemuck::cast_slice(values))

@@ -5,7 +5,7 @@
 //! | `job.json` | options, how often to evaluate and to save |
 //! | `config.json`, `tokenizer.json` | the model's, in Hugging Face's form |
 //! | `data.safetensors` | the tokens, so that a run goes on although its text has moved |
-//! | `log.jsonl` | a line a step: `step`, `loss`, `norm`, `rate`; and a line an evaluation: `step`, `valid` |
+//! | `log.jsonl` | a line a step: `step`, `loss`, `norm`; a line an evaluation: `step`, `valid`; a line a re-SVD: `step`, `drift`, `layer` |
 //! | `checkpoints/` | the newest checkpoints |
 //! | `model.safetensors`, `result.json` | written last |
 
@@ -128,7 +128,7 @@ pub struct Job {
 }
 
 /// A line of the log.
-#[derive(Debug, Serialize, Deserialize)]
+#[derive(Debug, Default, Serialize, Deserialize)]
 struct Line {
     step: usize,
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -137,6 +137,10 @@ struct Line {
     norm: Option<f32>,
     #[serde(skip_serializing_if = "Option::is_none")]
     valid: Option<f64>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    drift: Option<f64>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    layer: Option<String>,
 }
 
 fn io(path: &Path) -> impl FnOnce(std::io::Error) -> Error + '_ {
@@ -262,9 +266,12 @@ impl Job {
                 continue;
             }
             let mut control = Control::Continue;
+            for d in self.trainer.drifts() {
+                self.write_line(&mut log, &path, &Line { step: d.step, drift: Some(d.relative), layer: Some(d.layer), ..Line::default() })?;
+            }
             for r in self.trainer.reports().await? {
                 self.steps.push((r.loss, r.norm));
-                self.write_line(&mut log, &path, &Line { step: r.step, loss: Some(r.loss), norm: Some(r.norm), valid: None })?;
+                self.write_line(&mut log, &path, &Line { step: r.step, loss: Some(r.loss), norm: Some(r.norm), ..Line::default() })?;
             }
             let mut tell = |e: Event, control: &mut Control| {
                 if watch(e) == Control::Stop {
@@ -276,7 +283,7 @@ impl Job {
                 let loss = self.trainer.evaluate().await?;
                 tell(Event::Evaluated { done, loss }, &mut control);
                 self.evaluations.push((done, f64::from(loss)));
-                self.write_line(&mut log, &path, &Line { step: done, loss: None, norm: None, valid: Some(f64::from(loss)) })?;
+                self.write_line(&mut log, &path, &Line { step: done, valid: Some(f64::from(loss)), ..Line::default() })?;
             }
             log.flush().map_err(io(&path))?;
             if save || (control == Control::Stop && done < total) {
@@ -345,6 +352,7 @@ impl Job {
             match (l.loss, l.norm, l.valid) {
                 (Some(loss), Some(norm), _) if l.step < done => self.steps.push((loss, norm)),
                 (_, _, Some(valid)) if l.step <= done => self.evaluations.push((l.step, valid)),
+                _ if l.drift.is_some() && l.step < done => {}
                 _ => continue,
             }
             kept += line;

@@ -4,11 +4,12 @@
 //! buffers that belong together, none larger than a binding (a single tensor that is larger gets a page of its own).
 
 use crate::Result;
-use crate::autograd::Parameter;
+use crate::autograd::{Parameter, Source};
 use crate::gpu::{Buffer, Context};
 use crate::kernel::adam::{After, Segment, Update};
+use crate::kernel::thaw::Rows;
 use crate::plan::{Builder, SlotId};
-use crate::tensor::Tensor;
+use crate::tensor::{PackedRows, Packing, Tensor};
 use std::collections::HashMap;
 use std::sync::Arc;
 
@@ -45,7 +46,34 @@ pub struct Stored {
     offset: usize,
     /// Never trained by gradients: in a buffer of its own, which other dispatches may write.
     frozen: bool,
+    /// Its rows are packed.
+    packed: Option<Packed>,
     gradient: Option<Trained>,
+}
+
+/// How a frozen tensor is packed.
+#[derive(Debug, Clone, Copy)]
+struct Packed {
+    packing: Packing,
+    /// The trained rows that stand for some of its own, whose numbers begin at this word of the indices.
+    active: Option<(Id, usize)>,
+}
+
+impl Stored {
+    /// Words that its values take.
+    pub fn words(&self) -> usize {
+        self.rows * self.packed.map_or(self.cols, |p| p.packing.row_words(self.cols))
+    }
+
+    /// How its rows are packed; `None`: f32.
+    pub fn packing(&self) -> Option<Packing> {
+        self.packed.map(|p| p.packing)
+    }
+
+    /// The tensor of f32 rows that stand for some of its own, being trained.
+    pub fn active(&self) -> Option<Id> {
+        self.packed.and_then(|p| p.active).map(|(id, _)| id)
+    }
 }
 
 /// The gradient of a tensor, and what is done with it.
@@ -72,50 +100,60 @@ pub struct Page {
 #[derive(Debug, Clone, Default)]
 pub struct Layout {
     limit: usize,
+    packing: Option<Packing>,
     pages: Vec<Page>,
     frozen: Vec<usize>,
     indices: usize,
     tensors: Vec<Stored>,
 }
 
+impl Id {
+    /// Its place in the layout's order: tells tensors apart where a number is wanted.
+    pub(super) fn number(self) -> u32 {
+        self.0 as u32
+    }
+}
+
 impl Layout {
-    /// An empty layout for bindings of so many bytes.
-    pub fn new(max_binding: u64) -> Self {
-        Self { limit: (max_binding / 4) as usize, ..Self::default() }
+    /// An empty layout for bindings of so many bytes, whose frozen tensors are packed where `packing` says how.
+    pub fn new(max_binding: u64, packing: Option<Packing>) -> Self {
+        Self { limit: (max_binding / 4) as usize, packing, ..Self::default() }
     }
 
-    fn store(&mut self, name: &str, (rows, cols): (usize, usize), frozen: bool, trained: Option<Trained>) -> Id {
-        let words = (rows * cols).next_multiple_of(ALIGN).max(ALIGN);
-        let gradient_words = trained.as_ref().map_or(0, |t| (t.rows * t.cols).next_multiple_of(ALIGN).max(ALIGN));
-        let (page, offset);
-        let mut gradient = trained;
-        if frozen {
+    fn store(&mut self, name: &str, (rows, cols): (usize, usize), trained: Option<Trained>) -> Id {
+        self.place(Stored { name: name.into(), rows, cols, page: 0, offset: 0, frozen: false, packed: None, gradient: trained })
+    }
+
+    fn place(&mut self, mut t: Stored) -> Id {
+        let words = t.words().next_multiple_of(ALIGN).max(ALIGN);
+        let gradient_words = t.gradient.as_ref().map_or(0, |g| (g.rows * g.cols).next_multiple_of(ALIGN).max(ALIGN));
+        if t.frozen {
             if self.frozen.last().is_none_or(|used| used + words > self.limit) {
                 self.frozen.push(0);
             }
-            page = self.frozen.len() - 1;
-            offset = self.frozen[page];
-            self.frozen[page] += words;
+            t.page = self.frozen.len() - 1;
+            t.offset = self.frozen[t.page];
+            self.frozen[t.page] += words;
         } else {
             let full = |p: &Page| p.values + words > self.limit || p.gradients + gradient_words > self.limit;
             if self.pages.last().is_none_or(full) {
                 self.pages.push(Page::default());
             }
-            page = self.pages.len() - 1;
-            let p = &mut self.pages[page];
-            offset = p.values;
+            t.page = self.pages.len() - 1;
+            let p = &mut self.pages[t.page];
+            t.offset = p.values;
             p.values += words;
-            if let Some(t) = &mut gradient {
-                t.offset = p.gradients;
+            if let Some(g) = &mut t.gradient {
+                g.offset = p.gradients;
                 p.gradients += gradient_words;
             }
         }
-        self.tensors.push(Stored { name: name.into(), rows, cols, page, offset, frozen, gradient });
+        self.tensors.push(t);
         Id(self.tensors.len() - 1)
     }
 
     fn gradient(&mut self, name: &str, shape: (usize, usize), of: (usize, usize), group: Group, decay: f32, update: Update) -> Id {
-        self.store(name, shape, false, Some(Trained { offset: 0, rows: of.0, cols: of.1, group, decay, update }))
+        self.store(name, shape, Some(Trained { offset: 0, rows: of.0, cols: of.1, group, decay, update }))
     }
 
     /// A tensor that is trained whole.
@@ -134,8 +172,15 @@ impl Layout {
         self.gradient(name, (1, k), (1, r), Group::Sigma, 0.0, update)
     }
 
-    /// Singular vectors, a row each, of which the r whose numbers stand at word `indices` are trained at a time.
+    /// Singular vectors, a row each, of which the r whose numbers stand at word `indices` are trained at a time. Where the layout packs,
+    /// all k are packed, and the r active ones lie in f32 in a tensor of their own, `{name}_active`, from which they go back to their
+    /// rows before others are drawn.
     pub fn vectors(&mut self, name: &str, (k, cols): (usize, usize), r: usize, indices: usize, normalise: bool) -> Id {
+        if self.packing.is_some() {
+            let update = if normalise { Update::Unit { cols } } else { Update::Dense };
+            let active = self.gradient(&format!("{name}_active"), (r, cols), (r, cols), Group::Vectors, 0.0, update);
+            return self.rows(name, (k, cols), Some((active, indices)));
+        }
         let after = if normalise { After::Normalise } else { After::Nothing };
         let update = Update::Rows { indices, count: r, cols, after };
         self.gradient(name, (k, cols), (r, cols), Group::Vectors, 0.0, update)
@@ -146,14 +191,20 @@ impl Layout {
         self.gradient(name, shape, shape, Group::Adapted, 0.0, Update::Step)
     }
 
-    /// A tensor without a gradient, in a buffer apart from the trained ones: dispatches that read those may write it.
+    /// A tensor without a gradient, in a buffer apart from the trained ones: dispatches that read those may write it. Packed where the
+    /// layout packs.
     pub fn frozen(&mut self, name: &str, shape: (usize, usize)) -> Id {
-        self.store(name, shape, true, None)
+        self.rows(name, shape, None)
+    }
+
+    fn rows(&mut self, name: &str, (rows, cols): (usize, usize), active: Option<(Id, usize)>) -> Id {
+        let packed = self.packing.map(|packing| Packed { packing, active });
+        self.place(Stored { name: name.into(), rows, cols, page: 0, offset: 0, frozen: true, packed, gradient: None })
     }
 
     /// A tensor without a gradient beside the trained ones.
     pub fn beside(&mut self, name: &str, shape: (usize, usize)) -> Id {
-        self.store(name, shape, false, None)
+        self.store(name, shape, None)
     }
 
     /// Room for r indices; returns the first word.
@@ -314,11 +365,34 @@ impl Slots {
         &self.layout
     }
 
-    /// A tensor's values.
+    /// A tensor's values, which are not packed.
     pub fn value(&self, id: Id) -> Tensor {
         let t = self.layout.get(id);
+        debug_assert!(t.packed.is_none(), "{} is packed", t.name);
         let slot = if t.frozen { self.frozen[t.page] } else { self.pages[t.page][0] };
         Tensor { slot, offset: t.offset, rows: t.rows, cols: t.cols, stride: t.cols }
+    }
+
+    /// A tensor's packed rows, and where the numbers of those begin that are trained in another one.
+    pub(super) fn packed(&self, id: Id) -> Option<(PackedRows, Option<(Id, (SlotId, usize))>)> {
+        let t = self.layout.get(id);
+        let p = t.packed?;
+        let rows = PackedRows { slot: self.frozen[t.page], offset: t.offset, rows: t.rows, cols: t.cols, packing: p.packing };
+        Some((rows, p.active.map(|(id, at)| (id, (self.indices, at)))))
+    }
+
+    /// A tensor's values as they count now: packed rows, but for those that are trained.
+    pub fn source(&self, id: Id) -> Source {
+        match self.packed(id) {
+            None => Source::Plain(self.value(id)),
+            Some((rows, None)) => Source::Packed(rows, Rows::All),
+            Some((rows, Some((active, indices)))) => Source::Packed(rows, Rows::Overlaid(self.value(active), indices)),
+        }
+    }
+
+    /// The gradient of a tensor, or of those of its rows that are trained elsewhere.
+    pub fn gradient(&self, id: Id) -> Option<Tensor> {
+        self.parameter(self.layout.get(id).active().unwrap_or(id)).gradient
     }
 
     /// A tensor and its gradient.

@@ -1,14 +1,17 @@
 //! What a run needs in memory, from its real plans: planned, not allocated.
 
+use super::export::append_merge;
 use super::feed::Extent;
-use super::layout::Layout;
+use super::layout::{Layout, Slots};
+use super::method::{Linear, Method, Sst};
 use super::network::{Network, Spec};
 use super::options::Options;
 use super::run::{BatchPlan, Pass, UpdatePlan};
 use super::spectrum::{self, DrawPlan};
+use super::thawed::samples;
 use crate::Result;
 use crate::gpu::Facts;
-use crate::plan::Plan;
+use crate::plan::{Builder, Plan};
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
@@ -51,7 +54,7 @@ pub struct DataSize {
 /// As [`super::Trainer::new`].
 pub fn memory(facts: &Facts, spec: &Spec, o: &Options, data: DataSize) -> Result<Memory> {
     o.check()?;
-    let mut layout = Layout::new(facts.max_binding);
+    let mut layout = Layout::new(facts.max_binding, o.frozen.packing());
     let network = Network::plan(&mut layout, spec, o)?;
     let layout = Arc::new(layout);
     let extent = Extent { tokens: data.tokens, starts: data.windows, examples: None };
@@ -77,15 +80,29 @@ pub fn memory(facts: &Facts, spec: &Spec, o: &Options, data: DataSize) -> Result
         plans.push(d.plan);
         *m.parts.entry("svd scratch".into()).or_default() += spectrum::scratch_bytes(o, &network);
     }
-    plans.extend(super::restart::plan(facts, o, &network, &layout)?.map(|(plan, _)| plan));
+    plans.extend(super::restart::plan(facts, o, &network, &layout)?.map(|(plan, ..)| plan));
+    plans.iter().for_each(|p| m.add("parameters", p.parameter_bytes()));
+    plans.extend(merges(facts, o, &network, &layout)?);
     let mut workspace: Vec<u64> = Vec::new();
     for p in &plans {
         for (i, bytes) in p.memory().workspace.iter().enumerate() {
             workspace.resize(workspace.len().max(i + 1), 0);
             workspace[i] = workspace[i].max(*bytes);
         }
-        m.add("parameters", p.parameter_bytes());
     }
     workspace.into_iter().for_each(|bytes| m.add("workspace", bytes));
     Ok(m)
+}
+
+/// Plans that make whole weights at a re-SVD, to tell how far it moved them; they are bound only then.
+fn merges(facts: &Facts, o: &Options, network: &Network, layout: &Arc<Layout>) -> Result<Vec<Arc<Plan>>> {
+    let Method::Sst(Sst { re_svd: true, .. }) = o.method else { return Ok(Vec::new()) };
+    let of = |l: &Linear| {
+        let mut b = Builder::new("merge", facts);
+        let slots = Slots::new(&mut b, layout);
+        let out = b.external_tensor("merged", l.m, l.n);
+        append_merge(&mut b, &slots, l, &out)?;
+        b.finish().map(Arc::new)
+    };
+    samples(network).into_iter().map(of).collect()
 }

@@ -249,7 +249,9 @@ impl Linear {
     pub fn weight(&self, slots: &Slots, method: &Method) -> Weight {
         match self.weight {
             Stand::Dense(id) => Weight::Dense(slots.parameter(id)),
-            Stand::LowRank { w, a, b, scale } => Weight::LowRank { w: slots.value(w), a: slots.parameter(a), b: slots.parameter(b), scale },
+            Stand::LowRank { w, a, b, scale } => {
+                Weight::LowRank { w: slots.source(w), a: slots.parameter(a), b: slots.parameter(b), scale }
+            }
             Stand::Projected { w, projector, step } => Weight::Projected {
                 w: slots.value(w),
                 projector: slots.value(projector),
@@ -257,18 +259,18 @@ impl Linear {
                 whole: slots.whole(step),
             },
             Stand::Spectral { ut, sigma, vt, active, .. } => {
-                let [u, s, v] = [ut, sigma, vt].map(|id| slots.parameter(id));
+                let [u, s, v] = [ut, sigma, vt].map(|id| slots.gradient(id));
                 let (strategy, kind, sampled_sigma) = match method {
                     Method::Sst(o) => (o.strategy, o.gradient, o.sampled_sigma),
                     _ => Default::default(),
                 };
-                let gradients = match (u.gradient, s.gradient, v.gradient) {
+                let gradients = match (u, s, v) {
                     (Some(ut), Some(sigma), Some(vt)) => {
                         Some(SpectralGradients { ut, sigma, sampled_sigma, vt, active: (slots.indices, active), kind })
                     }
                     _ => None,
                 };
-                Weight::Spectral(Spectral { ut: u.value, sigma: s.value, vt: v.value, gradients, strategy })
+                Weight::Spectral(Spectral { ut: slots.source(ut), sigma: slots.value(sigma), vt: slots.source(vt), gradients, strategy })
             }
         }
     }

@@ -20,6 +20,7 @@ mod restart;
 mod run;
 mod schedule;
 mod spectrum;
+mod thawed;
 
 pub use export::Export;
 pub use feed::Data;
@@ -27,6 +28,6 @@ pub use initial::{Initial, Named};
 pub use layout::{Buffers, Group, Id, Layout, Page, Slots, Stored};
 pub use method::{Basis, Linear, Method, Scope, Sst, Stand};
 pub use network::Spec;
-pub use options::Options;
-pub use run::{StepReport, Trainer};
+pub use options::{Frozen, Options, Round};
+pub use run::{Drift, StepReport, Trainer};
 pub use schedule::{Events, Schedule, table};

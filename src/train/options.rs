@@ -2,8 +2,45 @@
 
 use super::method::Method;
 use super::schedule::Schedule;
+use crate::tensor::Packing;
 use crate::{Error, Result};
 use serde::{Deserialize, Serialize};
+
+/// How weights that are not trained are stored (not in the paper): all singular vectors, beside f32 copies of the active ones, or
+/// LoRA's and ReLoRA's W.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Frozen {
+    /// 4 bytes an element.
+    #[default]
+    F32,
+    /// Halves, 2 bytes an element: each is off by at most 2^-11 of itself.
+    F16,
+    /// 8-bit codes, a byte an element and 4 bytes a row: each is off by at most 1/254 of the largest in its row.
+    Int8,
+}
+
+impl Frozen {
+    /// How rows are packed; `None`: not at all.
+    pub fn packing(self) -> Option<Packing> {
+        match self {
+            Self::F32 => None,
+            Self::F16 => Some(Packing::F16),
+            Self::Int8 => Some(Packing::Int8),
+        }
+    }
+}
+
+/// How values are rounded when they are frozen.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Round {
+    /// To the nearest.
+    #[default]
+    Nearest,
+    /// Up or down at random, so that what is lost is nothing in the mean.
+    Stochastic,
+}
 
 /// Everything that decides what a run computes: two runs of equal options, data and adapter give equal bits.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -48,6 +85,12 @@ pub struct Options {
     pub seed: u64,
     /// Saved activations of one block instead of all, for one more forward pass.
     pub recompute: bool,
+    /// How weights that are not trained are stored.
+    #[serde(default)]
+    pub frozen: Frozen,
+    /// How they are rounded.
+    #[serde(default)]
+    pub round: Round,
 }
 
 impl Default for Options {
@@ -73,6 +116,8 @@ impl Default for Options {
             batches: 1,
             seed: 0,
             recompute: false,
+            frozen: Frozen::F32,
+            round: Round::Nearest,
         }
     }
 }
@@ -107,6 +152,10 @@ impl Options {
         }
         if self.method != Method::Full && self.method.rank() == 0 {
             return Err(Error::Request(format!("rank 0: {} needs a rank of at least 1", self.method.name())));
+        }
+        if matches!(self.method, Method::Galore { .. }) && self.frozen != Frozen::F32 {
+            let why = "GaLore changes all of W at every step, by less than what rounding would take away: store it in f32";
+            return Err(Error::Request(format!("frozen {:?}: {why}", self.frozen)));
         }
         Ok(())
     }

@@ -104,7 +104,7 @@ pub type Weights<'a> = dyn Fn(&str, usize, usize) -> Result<Vec<f32>> + Sync + '
 /// [`Error::Unsupported`] for a family that cannot be trained.
 pub fn linears(config: &Config) -> Result<Vec<(String, usize, usize)>> {
     let o = Options { context: 1, ..Options::default() };
-    let network = Network::plan(&mut Layout::new(u64::MAX), &Spec::Decoder(config.clone()), &o)?;
+    let network = Network::plan(&mut Layout::new(u64::MAX, None), &Spec::Decoder(config.clone()), &o)?;
     Ok(network.linears().into_iter().map(|l| (l.name.clone(), l.m, l.n)).collect())
 }
 

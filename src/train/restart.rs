@@ -7,6 +7,7 @@ use super::method::{Method, Stand};
 use super::network::{Constants, Network};
 use super::options::Options;
 use super::run::{BatchPlan, Pass};
+use super::thawed::Freezer;
 use crate::Result;
 use crate::gpu::{Context, Facts};
 use crate::kernel::add::copy;
@@ -37,8 +38,10 @@ impl Restarts {
         if let Method::Galore { .. } = o.method {
             return project(context, o, network, layout, (buffers, feed, constants)).map(Some);
         }
-        let Some((plan, slots)) = plan(context.facts(), o, network, layout)? else { return Ok(None) };
-        let merge = plan.bind(context, &slots.bindings(buffers))?;
+        let Some((plan, slots, freezer)) = plan(context.facts(), o, network, layout)? else { return Ok(None) };
+        let mut bound = slots.bindings(buffers);
+        bound.extend(freezer.bindings(&feed.progress));
+        let merge = plan.bind(context, &bound)?;
         let factors = network.linears().into_iter().filter_map(|l| match l.weight {
             Stand::LowRank { a, b, .. } => Some((l.name.clone(), a, b)),
             _ => None,
@@ -108,18 +111,21 @@ fn project(
 }
 
 /// The plan of a merge, for a method that has one: `W += scale B A`.
-pub(super) fn plan(facts: &Facts, o: &Options, network: &Network, layout: &Arc<Layout>) -> Result<Option<(Arc<Plan>, Slots)>> {
+pub(super) fn plan(facts: &Facts, o: &Options, network: &Network, layout: &Arc<Layout>) -> Result<Option<(Arc<Plan>, Slots, Freezer)>> {
     let Method::Relora { .. } = o.method else { return Ok(None) };
     let mut b = Builder::new("merge", facts);
     let slots = Slots::new(&mut b, layout);
+    let freezer = Freezer::new(&mut b, o);
     for l in network.linears() {
         if let Stand::LowRank { w, a, b: up, scale } = l.weight {
             let p = Product { alpha: scale, accumulate: true, ..Product::default() };
-            let [w, at, bt] = [w, a, up].map(|id| Operand::from(slots.value(id)));
-            matmul(&mut b, &format!("{} merge", l.name), &bt, &at, &w, &p)?;
+            let values = slots.source(w).values(&mut b, &l.name)?;
+            let [at, bt] = [a, up].map(|id| Operand::from(slots.value(id)));
+            matmul(&mut b, &format!("{} merge", l.name), &bt, &at, &values.into(), &p)?;
+            freezer.freeze(&mut b, &slots, w, &values, None)?;
         }
     }
-    Ok(Some((Arc::new(b.finish()?), slots)))
+    Ok(Some((Arc::new(b.finish()?), slots, freezer)))
 }
 
 /// Appends the steps that the optimiser left in projected spaces: `W -= scale Pᵀ S`, or `W -= scale Sᵀ P` for tall weights.

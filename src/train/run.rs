@@ -9,6 +9,7 @@ use super::options::Options;
 use super::restart::Restarts;
 use super::schedule;
 use super::spectrum::Spectra;
+use super::thawed::samples;
 use crate::autograd::Tape;
 use crate::gpu::{Buffer, Context, Facts};
 use crate::kernel::adam::{Adam, Parameters, Rule, Segment, adam, chunks};
@@ -34,6 +35,17 @@ pub struct StepReport {
     pub norm: f32,
 }
 
+/// How far a re-SVD moved a weight, by rounding, and by packing its factors.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Drift {
+    /// The step before which it happened.
+    pub step: usize,
+    /// The layer.
+    pub layer: String,
+    /// `||W' - W|| / ||W||`, Frobenius norms.
+    pub relative: f64,
+}
+
 /// A run in progress.
 #[derive(Debug)]
 pub struct Trainer {
@@ -55,6 +67,7 @@ pub struct Trainer {
     unread: usize,
     /// Re-SVDs done.
     pub(super) re_svds: usize,
+    drifts: Vec<Drift>,
 }
 
 impl Trainer {
@@ -64,7 +77,7 @@ impl Trainer {
     /// [`Error::Request`] for options or data that do not fit; [`Error::OutOfMemory`], [`Error::Limit`].
     pub async fn new(context: &Context, spec: &Spec, options: &Options, data: &Data, initial: &Initial<'_>) -> Result<Self> {
         options.check()?;
-        let mut layout = Layout::new(context.facts().max_binding);
+        let mut layout = Layout::new(context.facts().max_binding, options.frozen.packing());
         let network = Network::plan(&mut layout, spec, options)?;
         let layout = Arc::new(layout);
         let buffers = Buffers::new(context, &layout)?;
@@ -78,7 +91,7 @@ impl Trainer {
         let first = batch(Pass::First)?;
         let more = if options.batches > 1 { Some(batch(Pass::Further)?) } else { None };
         let update = UpdatePlan::new(context.facts(), &network, &layout, options)?.bind(context, &buffers, &feed, &log)?;
-        initial.write(context, &network, &layout, &buffers, options).await?;
+        initial.write(context, &network, (&layout, &buffers, &feed.progress), options).await?;
         let spectra = Spectra::new(context, options, &network, &layout, &buffers, &feed)?;
         let restarts = Restarts::new(context, options, &network, &layout, (&buffers, &feed, &constants))?;
         Ok(Self {
@@ -98,6 +111,7 @@ impl Trainer {
             step: 0,
             unread: 0,
             re_svds: 0,
+            drifts: Vec::new(),
         })
     }
 
@@ -135,14 +149,13 @@ impl Trainer {
             return Err(Error::Request(format!("the run ends after {} steps", self.options.steps)));
         }
         let events = self.options.method.events(self.step, self.network.width());
-        if let Some(s) = &self.spectra {
-            if events.re_svd {
-                s.re_svd().await?;
-                self.re_svds += 1;
-            }
-            if events.draw {
-                s.draw()?;
-            }
+        if events.re_svd {
+            let drift = self.re_svd().await?;
+            self.drifts.extend(drift);
+            self.re_svds += 1;
+        }
+        if let (Some(s), true) = (&self.spectra, events.draw) {
+            s.draw()?;
         }
         if let (Some(r), true) = (&self.restarts, events.restart) {
             r.run(&self.context, self.step, &self.options).await?;
@@ -158,6 +171,33 @@ impl Trainer {
         self.context.queue().submit([encoder.finish()]);
         self.step += 1;
         Ok(())
+    }
+
+    /// Decomposes every layer anew. Returns what moved most of the first layers of each shape: whole weights are made of these only.
+    async fn re_svd(&self) -> Result<Option<Drift>> {
+        let Some(s) = &self.spectra else { return Ok(None) };
+        let mut before = Vec::new();
+        for l in samples(&self.network) {
+            before.push((l, self.merged(l).await?));
+        }
+        s.re_svd().await?;
+        let mut worst: Option<Drift> = None;
+        for (l, w) in before {
+            let now = self.merged(l).await?;
+            let square = |d: f64| d * d;
+            let moved: f64 = w.iter().zip(&now).map(|(a, b)| square(f64::from(*b) - f64::from(*a))).sum();
+            let norm: f64 = w.iter().map(|a| square(f64::from(*a))).sum();
+            let relative = (moved / norm.max(f64::MIN_POSITIVE)).sqrt();
+            if worst.as_ref().is_none_or(|d| relative > d.relative) {
+                worst = Some(Drift { step: self.step, layer: l.name.clone(), relative });
+            }
+        }
+        Ok(worst)
+    }
+
+    /// The largest drifts of the re-SVDs since the last call, one each.
+    pub fn drifts(&mut self) -> Vec<Drift> {
+        std::mem::take(&mut self.drifts)
     }
 
     /// Reads what the steps since the last call gave. At most 256 may have been submitted meanwhile.

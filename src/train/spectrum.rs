@@ -3,14 +3,15 @@
 use super::feed::Feed;
 use super::initial::factors;
 use super::layout::{Buffers, Layout, Slots};
-use super::method::{Method, Sst, Stand};
+use super::method::{Linear, Method, Sst, Stand};
 use super::network::Network;
-use super::options::Options;
+use super::options::{Frozen, Options};
+use super::thawed::{self, Freezer, Thawed};
 use crate::gpu::{Buffer, Context, Facts};
 use crate::kernel::draw::{Draw, Layer, bitmap_words, draw_layers, draw_table};
 use crate::kernel::progress::WORDS;
 use crate::kernel::svd::Size;
-use crate::linalg::{Factors, Report, Scratch, Svd};
+use crate::linalg::{Report, Scratch, Svd};
 use crate::plan::{Bound, Builder, Plan, SlotId};
 use crate::{Error, Result};
 use std::collections::BTreeMap;
@@ -20,7 +21,8 @@ use std::sync::Arc;
 #[derive(Debug)]
 pub(super) struct Spectra {
     draw: Bound,
-    re_svds: Vec<Svd>,
+    /// Decompositions, and the scratch memory of their factors where these are packed.
+    re_svds: Vec<(Svd, Option<Thawed>)>,
     drawn: Vec<Arc<Buffer>>,
 }
 
@@ -42,9 +44,11 @@ impl DrawPlan {
         let mut b = Builder::new("draw", facts);
         let slots = Slots::new(&mut b, layout);
         let progress = b.external("progress", WORDS);
+        let linears = network.linears();
+        Freezer::with(progress, o).put_back(&mut b, &slots, &linears)?;
         let (mut tables, mut bitmaps) = (Vec::new(), Vec::new());
         let mut pages: BTreeMap<SlotId, Vec<Layer>> = BTreeMap::new();
-        for l in network.linears() {
+        for l in &linears {
             if let Stand::Spectral { sigma, active, r, .. } = l.weight {
                 let t = slots.value(sigma);
                 pages.entry(t.slot).or_default().push(Layer { sigma: t.offset, k: t.cols, r, indices: active });
@@ -67,21 +71,22 @@ impl DrawPlan {
             let what = Draw { values, indices: slots.indices, table, progress, law: s.law, round };
             draw_layers(&mut b, "draw", &layers, &what)?;
         }
+        thawed::take(&mut b, &slots, &linears)?;
         Ok(Some(Self { plan: Arc::new(b.finish()?), slots, progress, tables, bitmaps }))
     }
 }
 
-/// Shapes of the layers, and how many there are of each.
-fn sizes(network: &Network) -> Vec<Size> {
-    let mut shapes: BTreeMap<(usize, usize), usize> = BTreeMap::new();
-    network.linears().iter().for_each(|l| *shapes.entry((l.m, l.n)).or_default() += 1);
-    shapes.into_iter().map(|((m, n), layers)| Size::new(layers, m, n)).collect()
+fn sizes(groups: &[Vec<&Linear>]) -> Vec<Size> {
+    groups.iter().map(|g| Size::new(g.len(), g[0].m, g[0].n)).collect()
 }
 
 /// Bytes of the scratch of re-SVDs.
 pub(super) fn scratch_bytes(o: &Options, network: &Network) -> u64 {
+    let packed = o.frozen != Frozen::F32;
+    let groups = thawed::groups(network, packed);
+    let own = if packed { thawed::scratch_bytes(&groups).next_multiple_of(256) } else { 0 };
     match o.method {
-        Method::Sst(Sst { re_svd: true, .. }) => Scratch::bytes(&sizes(network)),
+        Method::Sst(Sst { re_svd: true, .. }) => Scratch::bytes(&sizes(&groups)) + own,
         _ => 0,
     }
 }
@@ -112,11 +117,17 @@ impl Spectra {
         let draw = plan.plan.bind(context, &bound)?;
         let mut re_svds = Vec::new();
         if s.re_svd {
-            let scratch = Scratch::new(context, &sizes(network))?;
-            let mut shapes: BTreeMap<(usize, usize), Vec<Factors>> = BTreeMap::new();
-            network.linears().iter().for_each(|l| shapes.entry((l.m, l.n)).or_default().extend(factors(layout, buffers, l)));
-            for ((m, n), layers) in &shapes {
-                re_svds.push(Svd::of_factors(context, layers, *m, *n, &Default::default(), Some(&scratch))?);
+            let packed = o.frozen != Frozen::F32;
+            let groups = thawed::groups(network, packed);
+            let scratch = Scratch::new(context, &sizes(&groups))?;
+            let of_factors = packed.then(|| context.storage("svd scratch", thawed::scratch_bytes(&groups))).transpose()?;
+            for layers in &groups {
+                let thaw = |scratch| Thawed::new(context, o, layers, (layout, buffers, &feed.progress), scratch);
+                let thawed = of_factors.as_ref().map(thaw).transpose()?;
+                let in_place = || layers.iter().filter_map(|l| factors(layout, buffers, l)).collect();
+                let all = thawed.as_ref().map_or_else(in_place, |t| t.factors.clone());
+                let (m, n) = (layers[0].m, layers[0].n);
+                re_svds.push((Svd::of_factors(context, &all, m, n, &Default::default(), Some(&scratch))?, thawed));
             }
         }
         Ok(Some(Self { draw, re_svds, drawn }))
@@ -132,11 +143,17 @@ impl Spectra {
         self.draw.run(1).map(|_| ())
     }
 
-    /// Decomposes every layer anew.
+    /// Decomposes every layer anew. Where one of them fails, its factors and those after it are as they were.
     pub(super) async fn re_svd(&self) -> Result<Vec<Report>> {
         let mut reports = Vec::with_capacity(self.re_svds.len());
-        for r in &self.re_svds {
-            reports.push(r.run().await?);
+        for (svd, thawed) in &self.re_svds {
+            if let Some(t) = thawed {
+                t.thaw.run(1)?;
+            }
+            reports.push(svd.run().await?);
+            if let Some(t) = thawed {
+                t.freeze.run(1)?;
+            }
         }
         Ok(reports)
     }

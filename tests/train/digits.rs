@@ -11,7 +11,7 @@ const BATCH: usize = 64;
 const TRAIN: usize = 1200;
 
 /// Examples as 64 values in 0..1 and a class, in the order of a seed.
-fn digits(seed: u64) -> Vec<(Vec<f32>, u32)> {
+pub fn digits(seed: u64) -> Vec<(Vec<f32>, u32)> {
     let bytes = std::fs::read(fixture("digits.u8")).unwrap();
     let mut rows: Vec<_> = bytes.chunks(65).map(|r| (r[..64].iter().map(|v| f32::from(*v) / 16.0).collect(), u32::from(r[64]))).collect();
     Random::new(seed, 1).shuffle(&mut rows);
@@ -19,7 +19,7 @@ fn digits(seed: u64) -> Vec<(Vec<f32>, u32)> {
 }
 
 /// Pairs of number and class; batches go through all examples in a new order each time.
-fn data(rows: &[(Vec<f32>, u32)], batches: usize, seed: u64) -> Data {
+pub fn data(rows: &[(Vec<f32>, u32)], batches: usize, seed: u64) -> Data {
     let mut g = Random::new(seed, 2);
     let mut starts = Vec::new();
     while starts.len() < batches * BATCH {

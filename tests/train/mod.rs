@@ -3,6 +3,7 @@
 mod data;
 mod digits;
 mod files;
+mod frozen;
 mod memory;
 mod presets;
 mod prune;

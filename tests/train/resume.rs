@@ -4,7 +4,7 @@ use super::files::Folder;
 use super::tiny::trainer;
 use crate::kernels::context;
 use etalon::kernel::draw::Law;
-use etalon::train::{Export, Method, Options, Schedule, Sst, checkpoint};
+use etalon::train::{Export, Frozen, Method, Options, Round, Schedule, Sst, checkpoint};
 
 fn options(method: Method) -> Options {
     Options {
@@ -22,26 +22,36 @@ fn options(method: Method) -> Options {
     }
 }
 
-fn methods() -> Vec<Method> {
+fn runs() -> Vec<Options> {
     // Re-SVDs before steps 6 and 12.
     let sst = Sst { rank: 4, steps: 3, iterations: 2, warmup: 2, ..Sst::default() };
-    vec![
-        Method::Full,
-        Method::Lora { rank: 4, scale: 2.0 },
-        Method::Relora { rank: 4, scale: 1.0, every: 4, warmup: 2 },
-        Method::Galore { rank: 4, every: 5, scale: 0.25 },
-        Method::Sst(sst),
-        Method::Sst(Sst { without_repetition: true, law: Law::Mixture, ..sst }),
-    ]
+    let relora = Method::Relora { rank: 4, scale: 1.0, every: 4, warmup: 2 };
+    let mut all: Vec<Options> = vec![
+        options(Method::Full),
+        options(Method::Lora { rank: 4, scale: 2.0 }),
+        options(relora),
+        options(Method::Galore { rank: 4, every: 5, scale: 0.25 }),
+        options(Method::Sst(sst)),
+        options(Method::Sst(Sst { without_repetition: true, law: Law::Mixture, ..sst })),
+    ];
+    for (method, frozen, round) in [
+        (Method::Sst(sst), Frozen::F16, Round::Nearest),
+        (Method::Sst(sst), Frozen::Int8, Round::Stochastic),
+        (relora, Frozen::F16, Round::Stochastic),
+        (relora, Frozen::Int8, Round::Nearest),
+    ] {
+        all.push(Options { frozen, round, ..options(method) });
+    }
+    all
 }
 
 #[test]
 fn every_method_resumes_to_the_same_bits() {
     let c = context();
-    for (i, method) in methods().into_iter().enumerate() {
+    for (i, o) in runs().into_iter().enumerate() {
         let folder = Folder::new("resume");
         let (whole, resumed) = (folder.0.join("whole.safetensors"), folder.0.join("resumed.safetensors"));
-        let mut t = trainer("opt-preln", &options(method));
+        let mut t = trainer("opt-preln", &o);
         for step in 0..14 {
             // Also between an iteration's start and its end, and just before a re-SVD.
             if [1, 5, 6, 8, 12].contains(&step) {
@@ -51,14 +61,14 @@ fn every_method_resumes_to_the_same_bits() {
         }
         c.block_on(t.export(&whole, Export::Factors)).unwrap();
         for step in [1, 5, 6, 8, 12] {
-            let mut t = trainer("opt-preln", &options(method));
+            let mut t = trainer("opt-preln", &o);
             t.restore(&checkpoint::folder(&folder.0, step)).unwrap();
             assert_eq!(t.step(), step);
             for _ in step..14 {
                 c.block_on(t.submit_step()).unwrap();
             }
             c.block_on(t.export(&resumed, Export::Factors)).unwrap();
-            assert!(std::fs::read(&whole).unwrap() == std::fs::read(&resumed).unwrap(), "method {i}, resumed at step {step}");
+            assert!(std::fs::read(&whole).unwrap() == std::fs::read(&resumed).unwrap(), "run {i}, resumed at step {step}");
         }
     }
 }

@@ -3,7 +3,7 @@
 use crate::kernels::context;
 use crate::models::fixture;
 use etalon::format::{Config, Safetensors};
-use etalon::train::{Data, Initial, Method, Options, Schedule, Spec, Sst, Trainer};
+use etalon::train::{Data, Frozen, Initial, Method, Options, Schedule, Spec, Sst, Trainer};
 
 /// The recorded batch: every token but the last of a sequence predicts the next one.
 fn data(name: &str) -> Data {
@@ -115,8 +115,8 @@ fn after(o: &Options, steps: usize) -> Vec<(String, Vec<f32>)> {
 #[test]
 fn recomputation_changes_no_bit() {
     let sst = Method::Sst(Sst { rank: 8, steps: 2, iterations: 2, warmup: 1, ..Sst::default() });
-    for method in [Method::Full, sst] {
-        let o = Options { method, dropout: 0.1, ..options(6) };
+    for (method, frozen) in [(Method::Full, Frozen::F32), (sst, Frozen::F32), (sst, Frozen::Int8)] {
+        let o = Options { method, frozen, dropout: 0.1, ..options(6) };
         assert_eq!(after(&o, 6), after(&Options { recompute: true, ..o.clone() }, 6));
     }
 }

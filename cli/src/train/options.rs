@@ -4,7 +4,7 @@ use anyhow::{Result, bail};
 use clap::{Args, ValueEnum};
 use etalon::autograd::{Gradient, Strategy};
 use etalon::kernel::draw::Law;
-use etalon::train::{Method, Options, Schedule, Scope, Sst};
+use etalon::train::{Frozen, Method, Options, Round, Schedule, Scope, Sst};
 
 #[derive(Clone, Copy, PartialEq, Eq, ValueEnum)]
 pub(crate) enum MethodName {
@@ -144,6 +144,13 @@ impl MethodArgs {
     }
 }
 
+#[derive(Clone, Copy, ValueEnum)]
+enum FrozenName {
+    F32,
+    F16,
+    Int8,
+}
+
 /// What a run computes, beside the method.
 #[derive(Args, Clone)]
 pub(crate) struct RunArgs {
@@ -195,6 +202,12 @@ pub(crate) struct RunArgs {
     /// Make activations anew for the gradients instead of keeping them
     #[arg(long)]
     recompute: bool,
+    /// SST, LoRA, ReLoRA: how weights that are not trained are stored (not in the paper)
+    #[arg(long, value_enum, default_value = "f32")]
+    frozen: FrozenName,
+    /// They are rounded up or down at random instead of to the nearest
+    #[arg(long)]
+    stochastic_rounding: bool,
 }
 
 impl RunArgs {
@@ -233,6 +246,12 @@ impl RunArgs {
             batches: self.batches,
             seed: self.seed,
             recompute: self.recompute,
+            frozen: match self.frozen {
+                FrozenName::F32 => Frozen::F32,
+                FrozenName::F16 => Frozen::F16,
+                FrozenName::Int8 => Frozen::Int8,
+            },
+            round: if self.stochastic_rounding { Round::Stochastic } else { Round::Nearest },
             ..Options::default()
         };
         if self.clip < 0.0 || !self.clip.is_finite() {
