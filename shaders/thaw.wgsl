@@ -1,5 +1,5 @@
 // y[t] = packed row t; LISTED: packed row indices[t], an index beyond the last counting as the last; OVERLAY: row j of `own` where
-// first + t is indices[j], which ascend. An invocation makes four elements.
+// first + t is indices[j], which ascend. An invocation makes four quads of elements, 64 apart, for one search among the indices.
 //
 // INT8: a row is codes, four a word, and then its scale. Else halves in pairs of words, which p_offset and p_stride count.
 // VEC: rows of y and `own` are whole vec4, and their places in these units.
@@ -83,22 +83,26 @@ fn below(row: u32) -> u32 {
 
 @compute @workgroup_size(64)
 fn main(@builtin(workgroup_id) wid: vec3<u32>, @builtin(local_invocation_index) lane: u32) {
-    let q = (wid.x + params.origin.x) * 64u + lane;
+    let q = (wid.x + params.origin.x) * 256u + lane;
     let t = wid.y + params.origin.y;
-    if (q >= params.quads) { return; }
 #if OVERLAY
     let row = params.first + t;
     let j = below(row);
     if (j < params.count) {
         if (indices[params.i_offset + j] == row) {
-            store(t, q, load_own(j, q));
+#for u in 0..4
+            if (q + $(64 * u)u < params.quads) { store(t, q + $(64 * u)u, load_own(j, q + $(64 * u)u)); }
+#end
             return;
         }
     }
 #end
 #if LISTED
-    store(t, q, decode(min(indices[params.i_offset + t], params.last), q));
+    let place = min(indices[params.i_offset + t], params.last);
 #else
-    store(t, q, decode(t, q));
+    let place = t;
+#end
+#for u in 0..4
+    if (q + $(64 * u)u < params.quads) { store(t, q + $(64 * u)u, decode(place, q + $(64 * u)u)); }
 #end
 }

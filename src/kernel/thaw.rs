@@ -95,7 +95,7 @@ fn push(b: &mut Builder, label: &str, x: &PackedRows, which: &Rows, (first, y): 
         variant: variant(x.packing, listed, overlaid, vec4),
         params: params.concat(),
         bindings,
-        grid: [quads.div_ceil(64), y.rows as u32, 1],
+        grid: [quads.div_ceil(256), y.rows as u32, 1],
         bytes: 4 * (y.rows * (y.cols + row as usize)) as u64,
         flops: if x.packing == Packing::Int8 { (y.rows * y.cols) as u64 } else { 0 },
         twin: reference::thaw::twin(x.packing, (listed, overlaid), y.rows, unit as usize),

@@ -21,8 +21,8 @@ pub fn list(t: &mut Bench, k: usize, r: usize) -> Vec<u32> {
     [vec![7, 7, 7], all[..r].to_vec()].concat()
 }
 
-const SHAPES: [(usize, usize, usize); 8] =
-    [(1, 1, 1), (5, 65, 2), (64, 576, 63), (33, 577, 33), (3, 4, 1), (300, 768, 64), (600, 577, 17), (257, 130, 255)];
+const SHAPES: [(usize, usize, usize); 9] =
+    [(1, 1, 1), (5, 65, 2), (64, 576, 63), (33, 577, 33), (3, 4, 1), (300, 768, 64), (600, 577, 17), (257, 130, 255), (20, 2053, 7)];
 
 #[test]
 fn all_listed_and_overlaid_rows_match_the_twin() {

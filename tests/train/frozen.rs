@@ -98,7 +98,7 @@ fn gradients_are_those_of_weights_in_f32() {
             // Zero in exact arithmetic.
             if !name.ends_with("k_proj.bias") && want.iter().any(|g| *g != 0.0) {
                 worst = worst.max(relative(&got, &want));
-                assert!(relative(&got, &want) <= 1e-2, "{} {name}: {:e}", method.name(), relative(&got, &want));
+                assert!(relative(&got, &want) <= 2e-2, "{} {name}: {:e}", method.name(), relative(&got, &want));
             }
         }
         println!("{}: {worst:e}", method.name());
