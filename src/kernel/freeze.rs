@@ -95,7 +95,7 @@ fn push(
     let row = y.packing.row_words(y.cols) as u32;
     let words = if y.packing == Packing::F16 { 2 } else { 1 };
     let stream = dither.map_or(0, |d| d.stream);
-    let params = vec![
+    let params = [
         [x.cols as u32, x.cols.div_ceil(4) as u32, yw.offset / words, row / words],
         [xw.offset / unit, x.stride as u32 / unit, first as u32, y.rows as u32 - 1],
         [list, stream, 0, 0],

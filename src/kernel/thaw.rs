@@ -84,7 +84,7 @@ fn push(b: &mut Builder, label: &str, x: &PackedRows, which: &Rows, (first, y): 
     let (row, quads) = (x.packing.row_words(x.cols) as u32, y.cols.div_ceil(4) as u32);
     let words = if x.packing == Packing::F16 { 2 } else { 1 };
     let [y_offset, y_stride, a_offset, a_stride] = places;
-    let params = vec![
+    let params = [
         [y.cols as u32, quads, xw.offset / words, row / words],
         [y_offset, y_stride, first as u32, x.rows as u32 - 1],
         [list[0], list[1], a_offset, a_stride],

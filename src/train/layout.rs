@@ -373,21 +373,23 @@ impl Slots {
         Tensor { slot, offset: t.offset, rows: t.rows, cols: t.cols, stride: t.cols }
     }
 
-    /// A tensor's packed rows, and where the numbers of those begin that are trained in another one.
-    pub(super) fn packed(&self, id: Id) -> Option<(PackedRows, Option<(Id, (SlotId, usize))>)> {
+    /// A tensor's packed rows.
+    pub(super) fn packed(&self, id: Id) -> Option<PackedRows> {
         let t = self.layout.get(id);
-        let p = t.packed?;
-        let rows = PackedRows { slot: self.frozen[t.page], offset: t.offset, rows: t.rows, cols: t.cols, packing: p.packing };
-        Some((rows, p.active.map(|(id, at)| (id, (self.indices, at)))))
+        let packing = t.packing()?;
+        Some(PackedRows { slot: self.frozen[t.page], offset: t.offset, rows: t.rows, cols: t.cols, packing })
+    }
+
+    /// The rows of a packed tensor that are trained in another one, and where their numbers begin.
+    pub(super) fn active(&self, id: Id) -> Option<(Tensor, (SlotId, usize))> {
+        let (active, at) = self.layout.get(id).packed?.active?;
+        Some((self.value(active), (self.indices, at)))
     }
 
     /// A tensor's values as they count now: packed rows, but for those that are trained.
     pub fn source(&self, id: Id) -> Source {
-        match self.packed(id) {
-            None => Source::Plain(self.value(id)),
-            Some((rows, None)) => Source::Packed(rows, Rows::All),
-            Some((rows, Some((active, indices)))) => Source::Packed(rows, Rows::Overlaid(self.value(active), indices)),
-        }
+        let which = self.active(id).map_or(Rows::All, |(rows, indices)| Rows::Overlaid(rows, indices));
+        self.packed(id).map_or_else(|| Source::Plain(self.value(id)), |rows| Source::Packed(rows, which))
     }
 
     /// The gradient of a tensor, or of those of its rows that are trained elsewhere.

@@ -42,7 +42,7 @@ impl Freezer {
 
     /// Appends the freezing of all rows of a tensor, or of those listed.
     pub(super) fn freeze(&self, b: &mut Builder, s: &Slots, id: Id, from: &Tensor, listed: Option<(SlotId, usize)>) -> Result<()> {
-        let Some((rows, _)) = s.packed(id) else { return Ok(()) };
+        let Some(rows) = s.packed(id) else { return Ok(()) };
         let dither = (self.round == Round::Stochastic).then_some(Dither { progress: self.progress, stream: id.number() });
         freeze(b, &format!("{} freeze", s.layout().get(id).name), from, &rows, listed, dither)
     }
@@ -50,8 +50,8 @@ impl Freezer {
     /// Appends trained rows going back to where they were taken from.
     pub(super) fn put_back(&self, b: &mut Builder, s: &Slots, layers: &[&Linear]) -> Result<()> {
         for id in layers.iter().flat_map(|l| vectors(l)) {
-            if let Some((_, Some((active, indices)))) = s.packed(id) {
-                self.freeze(b, s, id, &s.value(active), Some(indices))?;
+            if let Some((active, indices)) = s.active(id) {
+                self.freeze(b, s, id, &active, Some(indices))?;
             }
         }
         Ok(())
@@ -66,8 +66,8 @@ fn vectors(l: &Linear) -> Vec<Id> {
 /// Appends the rows with the numbers that stand in the indices coming to be trained.
 pub(super) fn take(b: &mut Builder, s: &Slots, layers: &[&Linear]) -> Result<()> {
     for id in layers.iter().flat_map(|l| vectors(l)) {
-        if let Some((rows, Some((active, (slot, at))))) = s.packed(id) {
-            thaw(b, &format!("{} take", s.layout().get(active).name), &rows, &Rows::Listed(slot, at), &s.value(active))?;
+        if let (Some(rows), Some((active, (slot, at)))) = (s.packed(id), s.active(id)) {
+            thaw(b, &format!("{} take", s.layout().get(id).name), &rows, &Rows::Listed(slot, at), &active)?;
         }
     }
     Ok(())

@@ -109,7 +109,7 @@ fn dithered_rounding_keeps_the_mean() {
             let allowed = 5.0 * (part * (1.0 - part) / n).sqrt() + 2.5e-4;
             assert!((mean - part).abs() <= allowed, "{packing:?}: mean {mean} for {part}");
         }
-        let other = there_and_back(facts, packing, &[got.clone()], Some(Progress { step: 42, ..HERE }), 1);
+        let other = there_and_back(facts, packing, std::slice::from_ref(&got), Some(Progress { step: 42, ..HERE }), 1);
         assert_eq!(got, other, "another step moves what is frozen already");
     }
 }
