@@ -84,6 +84,8 @@ pub struct LlamaConfig {
     pub attention_bias: bool,
     /// gate, up and down have biases.
     pub mlp_bias: bool,
+    /// Deviation of normally distributed initial weights.
+    pub init_std: f64,
     /// Token that begins a text.
     pub bos: Option<u32>,
     /// Tokens that end one.
@@ -119,6 +121,8 @@ pub struct OptConfig {
     pub layer_norm_elementwise_affine: bool,
     /// The output layer is the embedding.
     pub tied: bool,
+    /// Deviation of normally distributed initial weights.
+    pub init_std: f64,
     /// Token that begins a text.
     pub bos: Option<u32>,
     /// Tokens that end one.
@@ -396,6 +400,7 @@ fn llama(f: &Fields<'_>) -> Result<LlamaConfig> {
         tied: f.bool("tie_word_embeddings", false)?,
         attention_bias: f.bool("attention_bias", false)?,
         mlp_bias: f.bool("mlp_bias", false)?,
+        init_std: f.float("initializer_range", Some(0.02))?,
         bos: f.token("bos_token_id")?,
         eos: f.tokens("eos_token_id")?,
     }
@@ -436,6 +441,7 @@ fn opt(f: &Fields<'_>) -> Result<OptConfig> {
         remove_final_layer_norm: f.bool("_remove_final_layer_norm", false)?,
         layer_norm_elementwise_affine: f.bool("layer_norm_elementwise_affine", true)?,
         tied: f.bool("tie_word_embeddings", true)?,
+        init_std: f.float("init_std", Some(0.02))?,
         bos: f.token("bos_token_id")?,
         eos: f.tokens("eos_token_id")?,
         pad: f.token("pad_token_id")?,

@@ -50,6 +50,7 @@ pub(super) fn llama(gguf: &Gguf) -> Result<LlamaConfig> {
         tied: !gguf.tensors.contains_key("output.weight"),
         attention_bias: gguf.tensors.contains_key("blk.0.attn_q.bias"),
         mlp_bias: gguf.tensors.contains_key("blk.0.ffn_gate.bias"),
+        init_std: 0.02,
         bos: token("bos")?,
         eos,
     }

@@ -76,6 +76,8 @@ pub(super) struct Shape {
     activation: Activation,
     /// Base of the rotary frequencies; `None`: learned positions.
     pub(super) rope_theta: Option<f64>,
+    /// Deviation of initial weights.
+    pub(super) init_std: f64,
 }
 
 /// What a step's plan gives a decoder.
@@ -287,6 +289,7 @@ fn opt(p: &mut Planner<'_>, c: &OptConfig) -> Result<Decoder> {
         norm_before: c.do_layer_norm_before,
         activation: activation(c.activation),
         rope_theta: None,
+        init_std: c.init_std,
     };
     let head = (!c.tied).then(|| p.table("lm_head.weight", c.vocab, e));
     let (method, positions) = (*p.method, Some(positions));
@@ -330,6 +333,7 @@ fn llama(p: &mut Planner<'_>, c: &LlamaConfig) -> Result<Decoder> {
         norm_before: true,
         activation: Activation::Silu,
         rope_theta: Some(c.rope_theta),
+        init_std: c.init_std,
     };
     let final_norm = Some(p.norm("model.norm", d, false, c.rms_eps));
     let head = (!c.tied).then(|| p.table("lm_head.weight", c.vocab, d));

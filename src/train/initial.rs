@@ -18,9 +18,8 @@ pub type Named<'a> = dyn Fn(&str, usize) -> Result<Option<Vec<f32>>> + Sync + 'a
 
 /// Where initial weights come from.
 pub enum Initial<'a> {
-    /// Linear layers uniform in +-1/sqrt(inputs) (Kaiming's with a = sqrt 5), tables normal with deviation 1/sqrt(width), gains 1,
-    /// biases 0. At OPT-1.3B's width this is the 0.02 of its configuration; in narrow models 0.02 drowns a token's own vector in
-    /// what the first layers add to it: nano then loses 0.6 nats at 300 steps.
+    /// A decoder's matrices normal with the deviation that its configuration says (`init_std`, `initializer_range`), a classifier's
+    /// uniform in +-1/sqrt(inputs) (Kaiming's with a = sqrt 5); gains 1, biases 0.
     Random,
     /// By Hugging Face's name, with a wanted number of elements; names that give `None` are drawn as above.
     Named(&'a Named<'a>),
@@ -46,6 +45,13 @@ fn generator(seed: u64, name: &str) -> Random {
     // FNV-1a: stable for ever, unlike the standard library's hashes.
     let hash = name.bytes().fold(0xcbf2_9ce4_8422_2325_u64, |h, b| (h ^ u64::from(b)).wrapping_mul(0x0000_0100_0000_01b3));
     Random::new(seed, hash)
+}
+
+/// Normal with a deviation, or as [`kaiming`], for `rows x n`.
+fn matrix(init_std: Option<f64>, seed: u64, name: &str, rows: usize, n: usize) -> Vec<f32> {
+    let Some(deviation) = init_std else { return kaiming(seed, name, rows, n) };
+    let mut g = generator(seed, name);
+    (0..rows * n).map(|_| (deviation * g.normal()) as f32).collect()
 }
 
 /// Uniform in +-1/sqrt(n), for `rows x n`.
@@ -78,7 +84,7 @@ impl Initial<'_> {
         let (layout, buffers, _) = store;
         let mut done: HashSet<Id> = HashSet::new();
         for l in network.linears() {
-            done.extend(self.linear(context, store, l, o)?);
+            done.extend(self.linear(context, store, l, (network.init_std(), o))?);
         }
         for (id, t) in layout.tensors().filter(|(id, _)| !done.contains(id)) {
             let n = t.rows * t.cols;
@@ -86,24 +92,21 @@ impl Initial<'_> {
                 Some(v) => v,
                 None if t.name.ends_with(".bias") => vec![0.0; n],
                 None if t.rows == 1 => vec![1.0; n],
-                None => {
-                    let (mut g, deviation) = (generator(o.seed, &t.name), 1.0 / (t.cols as f64).sqrt());
-                    (0..n).map(|_| (deviation * g.normal()) as f32).collect()
-                }
+                None => matrix(network.init_std(), o.seed, &t.name, t.rows, t.cols),
             };
             write(context, layout, buffers, id, &values)?;
         }
         for layers in thawed::groups(network, o.frozen != Frozen::F32) {
-            self.decompose(context, store, &layers, o).await?;
+            self.decompose(context, store, &layers, (network.init_std(), o)).await?;
         }
         Ok(())
     }
 
     /// Writes a layer's weight, but for one that is to be decomposed. Returns all of its tensors but the bias.
-    fn linear(&self, context: &Context, store: Store<'_>, l: &Linear, o: &Options) -> Result<Vec<Id>> {
+    fn linear(&self, context: &Context, store: Store<'_>, l: &Linear, (std, o): (Option<f64>, &Options)) -> Result<Vec<Id>> {
         let (layout, buffers, _) = store;
         let name = format!("{}.weight", l.name);
-        let dense = || Ok::<_, Error>(self.named(&name, l.m * l.n)?.unwrap_or_else(|| kaiming(o.seed, &name, l.m, l.n)));
+        let dense = || Ok::<_, Error>(self.named(&name, l.m * l.n)?.unwrap_or_else(|| matrix(std, o.seed, &name, l.m, l.n)));
         match l.weight {
             Stand::Dense(w) => put(context, store, o, w, &dense()?).map(|()| vec![w]),
             Stand::LowRank { w, a, b, .. } => {
@@ -124,7 +127,7 @@ impl Initial<'_> {
     }
 
     /// Singular value decompositions of the initial weights of one shape, on the device.
-    async fn decompose(&self, context: &Context, store: Store<'_>, layers: &[&Linear], o: &Options) -> Result<()> {
+    async fn decompose(&self, context: &Context, store: Store<'_>, layers: &[&Linear], (std, o): (Option<f64>, &Options)) -> Result<()> {
         let ((layout, buffers, _), m, n) = (store, layers[0].m, layers[0].n);
         let basis = if let Method::Sst(s) = o.method { s.basis } else { Basis::Svd };
         let step = (m * n).next_multiple_of(64);
@@ -141,7 +144,7 @@ impl Initial<'_> {
             let factors: Vec<Factors> = thawed.as_ref().map_or_else(in_place, |t| t.factors.clone());
             let weight = |l: &Linear| {
                 let name = format!("{}.weight", l.name);
-                Ok(self.named(&name, m * n)?.unwrap_or_else(|| kaiming(o.seed, &name, m, n)))
+                Ok(self.named(&name, m * n)?.unwrap_or_else(|| matrix(std, o.seed, &name, m, n)))
             };
             svd(context, part, (m, n), &factors, &weight).await?;
             match basis {
@@ -149,7 +152,7 @@ impl Initial<'_> {
                 Basis::Zero => set_sigma(context, &factors, &vec![vec![0.0; m.min(n)]; part.len()])?,
                 Basis::Random => {
                     let values = sigma(context, &factors, m.min(n)).await?;
-                    let other = |l: &Linear| Ok(kaiming(o.seed, &format!("{}.basis", l.name), m, n));
+                    let other = |l: &Linear| Ok(matrix(std, o.seed, &format!("{}.basis", l.name), m, n));
                     svd(context, part, (m, n), &factors, &other).await?;
                     set_sigma(context, &factors, &values)?;
                 }

@@ -88,6 +88,14 @@ impl Network {
         }
     }
 
+    /// Deviation of normally distributed initial weights, where the network's family says one.
+    pub(super) fn init_std(&self) -> Option<f64> {
+        match self {
+            Self::Decoder(d) => Some(d.shape.init_std),
+            Self::Mlp(_) => None,
+        }
+    }
+
     pub(super) fn constants(&self, context: &Context, o: &Options) -> Result<Constants> {
         let rows = o.sequences * o.context;
         let states = State { count: o.context as u32, ..State::default() }.words().repeat(o.sequences);

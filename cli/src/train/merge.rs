@@ -41,21 +41,23 @@ pub(crate) fn run(g: &Global, args: &Args) -> Result<()> {
     std::fs::create_dir_all(&args.out).with_context(|| args.out.display().to_string())?;
     let to = args.out.join("model.safetensors");
     let run = Path::new(&args.source);
-    let kept = match keep {
+    let (kept, folder) = match keep {
         None if run.join("job.json").exists() => {
             let job = context.block_on(Job::resume(&context, run))?;
             let how = if args.factors { Export::Factors } else { Export::Merged };
             context.block_on(job.trainer().export(&to, how))?;
-            Vec::new()
+            (Vec::new(), run.to_path_buf())
         }
         None => bail!("{}: no run of `etalon train`: give --rank or --energy to take a model apart", args.source),
         Some(keep) => {
             let checkpoint = trained(&context, run, &args.source, &args.out)?;
             let layers = decomposed(&context, &checkpoint, keep)?;
-            write_pruned(&checkpoint, &layers, keep, if args.whole { Form::Whole } else { Form::Factors }, &to)?
+            let form = if args.whole { Form::Whole } else { Form::Factors };
+            let folder = folder(&checkpoint)?;
+            (write_pruned(&checkpoint, &layers, keep, form, &to)?, folder)
         }
     };
-    beside(run, &args.out)?;
+    beside(&folder, &args.out)?;
     report(g, &kept, &to)
 }
 
@@ -68,6 +70,16 @@ fn trained(context: &Context, run: &Path, name: &str, out: &Path) -> Result<Chec
     context.block_on(job.trainer().export(&out.join("model.safetensors"), Export::Merged))?;
     beside(run, out)?;
     open_checkpoint(&out.display().to_string())
+}
+
+/// The folder that a model's files lie in.
+pub(super) fn folder(checkpoint: &Checkpoint) -> Result<PathBuf> {
+    let path = Path::new(&checkpoint.name);
+    let folder = if path.is_dir() { path } else { path.parent().unwrap_or(path) };
+    if !folder.join("config.json").exists() {
+        bail!("{}: there is no config.json beside it: take the model as a folder of safetensors", checkpoint.name);
+    }
+    Ok(folder.into())
 }
 
 /// Decomposes the linear layers of a model.

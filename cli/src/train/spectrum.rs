@@ -1,6 +1,6 @@
 //! `spectrum`: singular values of a model's linear layers, and what is lost without the small ones.
 
-use super::merge::{beside, decomposed};
+use super::merge::{beside, decomposed, folder};
 use crate::common::{Global, open_checkpoint, open_device, print, print_json, read_text};
 use crate::{perplexity, plot};
 use anyhow::{Context as _, Result};
@@ -47,7 +47,7 @@ pub(crate) fn run(g: &Global, args: &Args) -> Result<()> {
     let layers = decomposed(&context, &checkpoint, Keep::Energy(1.0))?;
     let untrained = untrained(&context, &layers)?;
     let curve = match text {
-        Some(text) => pruned(&context, &checkpoint, &layers, &text, Path::new(&args.model), &args.out)?,
+        Some(text) => pruned(&context, &checkpoint, &layers, &text, &args.out)?,
         None => Vec::new(),
     };
     draw(&args.out, &layers, &curve)?;
@@ -79,10 +79,11 @@ fn part(d: &Decomposed) -> f64 {
 }
 
 /// Perplexities of a text with fewer and fewer values, each model written to a folder that is removed in the end.
-fn pruned(context: &Context, checkpoint: &Checkpoint, layers: &[Decomposed], text: &str, model: &Path, out: &Path) -> Result<Vec<Point>> {
+fn pruned(context: &Context, checkpoint: &Checkpoint, layers: &[Decomposed], text: &str, out: &Path) -> Result<Vec<Point>> {
+    let from = folder(checkpoint)?;
     let folder = out.join("pruned");
     std::fs::create_dir_all(&folder).with_context(|| folder.display().to_string())?;
-    beside(model, &folder)?;
+    beside(&from, &folder)?;
     let mut points = Vec::new();
     for energy in ENERGIES {
         let kept = write_pruned(checkpoint, layers, Keep::Energy(energy), Form::Factors, &folder.join("model.safetensors"))?;
