@@ -83,6 +83,11 @@ fn a_comparison_tunes_full_rank_first_and_is_kept() {
     let again = Instant::now();
     assert_eq!(compare(&first, &methods), table);
     assert!(results() == 9 && again.elapsed() < Duration::from_secs(60));
+    // Results of one text are not taken for another's.
+    std::fs::write(&text, std::fs::read_to_string(&text).unwrap() + "more").unwrap();
+    let mut other = etalon(&["compare", "--text", text.to_str().unwrap(), "--out", first.to_str().unwrap()]);
+    other.args(["--vocabulary", "400", "--context", "8"]);
+    assert!(fail(other).contains("another text or model"));
     let second = folder.join("second");
     let like = compare(&second, &["--like", first.to_str().unwrap(), "--seeds", "2"]);
     assert!(like.contains(&format!("| full | {rate} |")) && std::fs::read_dir(second.join("results")).unwrap().count() == 3, "{like}");

@@ -13,6 +13,7 @@ use etalon::format::write_atomically;
 use etalon::train::job::{Job, Outcome, Settings};
 use etalon::train::{Method, Options};
 use report::{Found, Swept};
+use serde_json::{Value, json};
 use std::path::{Path, PathBuf};
 
 #[derive(clap::Args)]
@@ -89,6 +90,7 @@ pub(crate) fn run(g: &Global, args: &Args) -> Result<()> {
         let path = args.out.join(folder);
         std::fs::create_dir_all(&path).with_context(|| path.display().to_string())?;
     }
+    same_data(&prepared, &args.out)?;
     let c = Comparison { context, args, prepared };
     let mut found = Vec::new();
     match like {
@@ -108,6 +110,25 @@ pub(crate) fn run(g: &Global, args: &Args) -> Result<()> {
     }
     let text = report::write(&args.out, &found)?;
     if g.json { print_json(&report::json(&found)) } else { print(&text) }
+}
+
+/// Refuses a folder whose runs were made with another text, tokenizer or model.
+fn same_data(p: &Prepared, out: &Path) -> Result<()> {
+    let tokens: Vec<u8> = p.corpus.train.iter().chain(&p.corpus.valid).flat_map(|t| t.to_le_bytes()).collect();
+    // FNV-1a: stable for ever, unlike the standard library's hashes.
+    let fnv = |h: u64, b: &u8| (h ^ u64::from(*b)).wrapping_mul(0x0000_0100_0000_01b3);
+    let hash = [p.config.as_bytes(), p.tokenizer.as_bytes(), &tokens].iter().flat_map(|part| part.iter()).fold(0xcbf2_9ce4_8422_2325, fnv);
+    let (train, valid) = (p.corpus.train.len(), p.corpus.valid.len());
+    let now = json!({ "train_tokens": train, "valid_tokens": valid, "model_tokenizer_and_text": format!("{hash:016x}") });
+    let path = out.join("data.json");
+    if !path.exists() {
+        return Ok(write_atomically(&path, serde_json::to_string_pretty(&now)?.as_bytes())?);
+    }
+    let text = std::fs::read(&path).with_context(|| path.display().to_string())?;
+    match serde_json::from_slice::<Value>(&text) {
+        Ok(before) if before == now => Ok(()),
+        _ => bail!("{}: the runs here were made with another text or model: choose another --out", out.display()),
+    }
 }
 
 /// What a finished comparison chose: ways and their rates.
