@@ -47,8 +47,10 @@ fn a_killed_run_goes_on_to_the_same_bytes() {
     // Training goes on with a trained model's weights, by another method too.
     let more = ["--method", "lora", "--steps", "1", "--context", "16", "--sequences", "2", "--evaluate-batches", "2"];
     succeed(etalon(&[&["train", "--init", whole, "--text", text, "--out", &out("more")], &more[..]].concat()));
-    let shown = succeed(etalon(&["spectrum", whole, "--out", &out("spectrum")]));
-    assert!(shown.contains("Gaussian, untrained") && shown.contains("fc1"), "{shown}");
+    let short = out("short.txt");
+    std::fs::write(&short, "a plan is a list of dispatches, and a dispatch is a kernel with its operands").unwrap();
+    let shown = succeed(etalon(&["spectrum", whole, "--text", &short, "--out", &out("spectrum")]));
+    assert!(shown.contains("Gaussian, untrained") && shown.contains("fc1") && shown.contains("100.0 %"), "{shown}");
     assert!(folder.join("spectrum/spectrum.svg").exists());
 }
 
@@ -91,6 +93,22 @@ fn a_comparison_tunes_full_rank_first_and_is_kept() {
     let second = folder.join("second");
     let like = compare(&second, &["--like", first.to_str().unwrap(), "--seeds", "2"]);
     assert!(like.contains(&format!("| full | {rate} |")) && std::fs::read_dir(second.join("results")).unwrap().count() == 3, "{like}");
+}
+
+/// Every variant of the ablation trains, and differs from the method as it is.
+#[test]
+fn an_ablation_runs_every_variant() {
+    let folder = scratch("ablate");
+    let text = folder.join("text.txt");
+    std::fs::copy(fixture("../../docs/ARCHITECTURE.md"), &text).unwrap();
+    let mut c = etalon(&["compare", "--ablate", "--text", text.to_str().unwrap(), "--out", folder.to_str().unwrap()]);
+    c.args(["--vocabulary", "400", "--context", "8", "--sequences", "2", "--steps", "4", "--rank", "2", "--t3", "2", "--t2", "1"]);
+    c.args(["--evaluate-batches", "1", "--extend", "0", "--warmup", "0"]);
+    succeed(c);
+    let found: Value = serde_json::from_slice(&std::fs::read(folder.join("comparison.json")).unwrap()).unwrap();
+    let losses: Vec<f64> = found.as_array().unwrap().iter().map(|f| f["runs"][0]["valid_loss"].as_f64().unwrap()).collect();
+    assert_eq!(losses.len(), 14);
+    assert!(losses[1..].iter().all(|l| *l != losses[0]), "{losses:?}");
 }
 
 #[test]
