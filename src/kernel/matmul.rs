@@ -6,7 +6,7 @@
 mod variant;
 
 pub(crate) use variant::variants;
-use variant::{Flags, shape, sum_variant, tiles, variant};
+use variant::{Flags, Shape, Spread, shape, sum_variant, tiles, variant};
 
 use crate::gpu::Facts;
 use crate::plan::{Builder, OpSpec, SlotId, Window};
@@ -64,8 +64,6 @@ impl Default for Product {
 /// Longest sum that one accumulator makes. The rounding errors of a running sum grow with the root of its length: for numbers
 /// of both signs 1.2e-6 of the result here, and beyond 3e-6 from about 28,000 on. It also keeps loops within what llvmpipe runs.
 const RUN: usize = 4096;
-/// Shortest sum worth a part of its own.
-const SHORT_RUN: usize = 512;
 /// Most words of partial sums; where they would be more, parts follow one another.
 const PARTIALS: usize = 1 << 22;
 
@@ -300,8 +298,7 @@ impl Block<'_> {
         let (m, n) = self.size();
         let step = self.k_step(b.facts());
         let parts = self.k.div_ceil(step).max(1);
-        let partials = (m * n).saturating_mul(self.batch).saturating_mul(parts);
-        if parts > 1 && partials <= PARTIALS.min((b.facts().max_binding / 4) as usize) {
+        if parts > 1 && parts <= self.room(b.facts()) {
             let part = b.transient(format!("{} parts", self.label), self.batch * parts * m, n);
             let y = Operand { first: Tensor { rows: m, ..part }, step: m * n };
             let extras = Extras { bias: None, residual: None, ..self.extras };
@@ -320,13 +317,24 @@ impl Block<'_> {
         Ok(())
     }
 
+    /// Parts of k whose sums there is room for.
+    fn room(&self, facts: &Facts) -> usize {
+        let (m, n) = self.size();
+        PARTIALS.min((facts.max_binding / 4) as usize) / (m * n).saturating_mul(self.batch).max(1)
+    }
+
+    fn shape(&self, facts: &Facts) -> (Shape, bool) {
+        let (m, n) = self.size();
+        shape(facts, [m, n, self.k], self.batch, self.room(facts))
+    }
+
     /// Length of the parts of k: as many as an idle device could take at once, none longer than [`RUN`].
     fn k_step(&self, facts: &Facts) -> usize {
         let (m, n) = self.size();
-        let (shape, swapped) = shape(facts, m, n, self.batch);
+        let (shape, swapped) = self.shape(facts);
         let [x, y] = tiles(&variant(shape, &self.flags(swapped, [0; 4])), [m, n], swapped);
-        let (busy, wanted) = (x.saturating_mul(y).saturating_mul(self.batch), if facts.is_software() { 16 } else { 128 });
-        let useful = if 2 * busy <= wanted { (wanted / busy).min(self.k / SHORT_RUN) } else { 1 };
+        let busy = x.saturating_mul(y).saturating_mul(self.batch);
+        let useful = Spread::of(facts, shape).parts(busy, self.k).min(self.room(facts));
         let parts = useful.max(self.k.div_ceil(RUN)).max(1);
         // Whole tiles of k.
         self.k.div_ceil(parts).next_multiple_of(16).max(16)
@@ -352,7 +360,7 @@ impl Block<'_> {
     /// Appends the product, its k in `parts` of `k_step`, each with a matrix of Y.
     fn push(&self, b: &mut Builder, k_step: usize, parts: usize) -> Result<()> {
         let (m, n) = self.size();
-        let (shape, swapped) = shape(b.facts(), m, n, self.batch);
+        let (shape, swapped) = self.shape(b.facts());
         let [aw, bw] = [&self.a, &self.b].map(|s| bind(b, &s.in_words(), self.batch));
         let (aw, bw, yw) = (aw?, bw?, bind(b, &self.y, self.batch * parts)?);
         let (more, words) = self.extras.bind(b, n, self.k)?;

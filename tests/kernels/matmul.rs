@@ -134,8 +134,8 @@ fn dense_operands_match_the_twin() {
 fn large_tiles_match_the_twin() {
     for (name, facts) in all_facts().into_iter().take(2) {
         for (i, p) in products().enumerate() {
-            // 64 tiles of 128 x 128, the last ones not full.
-            let p = Product { batch: 16, ..p };
+            // 256 tiles of 128 x 128, the last ones not full.
+            let p = Product { batch: 64, ..p };
             let (size, lie) = [((129, 131, 9), Odd), ((132, 136, 12), Dense)][i.count_ones() as usize % 2];
             let plan = planned(&facts, size, p);
             assert!(name == "own" || plan.ops().iter().all(|op| op.variant().define("BM") == 128), "{}", plan.describe());
@@ -309,10 +309,13 @@ fn variants_follow_the_shape() {
     let all = adapters();
     for facts in &all[2..] {
         assert_eq!(kernel(facts, (2048, 2048, 512), "BM"), ("matmul_tile", 128, 1));
-        assert_eq!(kernel(facts, (512, 512, 512), "BM"), ("matmul_tile", 64, 1));
-        assert_eq!(kernel(facts, (64, 64, 512), "BM"), ("matmul_tile", 64, 1));
+        assert_eq!(kernel(facts, (1024, 2048, 64), "BM"), ("matmul_tile", 64, 1));
         assert_eq!(kernel(facts, (64, 64, 1 << 16), "BM"), ("matmul_tile", 64, 2));
-        assert_eq!(kernel(facts, (1, 1024, 512), "SWAP"), ("matmul_tile", 1, 1));
+        // Few workgroups: k is cut, with large tiles where its parts are long.
+        assert_eq!(kernel(facts, (512, 512, 512), "BM"), ("matmul_tile", 64, 2));
+        assert_eq!(kernel(facts, (64, 64, 512), "BM"), ("matmul_tile", 64, 2));
+        assert_eq!(kernel(facts, (512, 2048, 2048), "BM"), ("matmul_tile", 128, 2));
+        assert_eq!(kernel(facts, (1, 1024, 512), "SWAP"), ("matmul_tile", 1, 2));
         // Partial sums would take more than the product is worth: runs of k follow one another.
         assert_eq!(kernel(facts, (2048, 2048, 9000), "BM"), ("matmul_tile", 128, 3));
     }
