@@ -399,24 +399,3 @@ fn hostile_shapes_and_places_are_errors() {
         Svd::of_factors(&tiny, &[layer], 600, 600, &options, None).unwrap_err().to_string().contains("max_storage_buffer_binding_size")
     );
 }
-
-/// Prints how long decompositions take, cold and warm: `cargo test --test main linalg::speed -- --ignored --nocapture`.
-#[test]
-#[ignore = "takes minutes and only prints"]
-fn speed() {
-    let context = context();
-    let facts = context.facts();
-    for (count, m, n) in [(4, 768, 768), (1, 768, 3072), (1, 3072, 768)] {
-        let mut rng = StdRng::seed_from_u64(1);
-        let ws: Vec<_> = (0..count).map(|_| rounded_matrix(M::random(&mut rng, m, n))).collect();
-        let start = std::time::Instant::now();
-        let cold = dense(facts, &ws, false);
-        println!("{count} of {m} x {n}: cold {:.2?}", start.elapsed());
-        for by in [0.03, 0.3] {
-            let drifted: Vec<_> = cold.iter().map(|s| rounded(&s.clone().drifted(&mut rng, by))).collect();
-            let start = std::time::Instant::now();
-            again(facts, &drifted, false);
-            println!("{count} of {m} x {n}: drifted by {by} {:.2?}", start.elapsed());
-        }
-    }
-}
