@@ -90,6 +90,13 @@ fn a_comparison_tunes_full_rank_first_and_is_kept() {
     let mut other = etalon(&["compare", "--text", text.to_str().unwrap(), "--out", first.to_str().unwrap()]);
     other.args(["--vocabulary", "400", "--context", "8"]);
     assert!(fail(other).contains("another text or model"));
+    // Or rates of their own are tried for those.
+    let third = folder.join("third");
+    let table = compare(&third, &["--methods", "sst,full", "--rates", "1e-3", "--rests", "1e-4,2e-3"]);
+    let rest = table.lines().find_map(|l| l.strip_prefix("| full rest ")).and_then(|l| l.split(' ').next()).unwrap();
+    let sst = std::fs::read(third.join("results/sst-rate-0.001-seed-0.json")).unwrap();
+    let sst: Value = serde_json::from_slice(&sst).unwrap();
+    assert_eq!(sst["settings"]["options"]["rate_rest"].as_f64(), rest.parse().ok());
     let second = folder.join("second");
     let like = compare(&second, &["--like", first.to_str().unwrap(), "--seeds", "2"]);
     assert!(like.contains(&format!("| full | {rate} |")) && std::fs::read_dir(second.join("results")).unwrap().count() == 3, "{like}");

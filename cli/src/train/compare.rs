@@ -20,13 +20,17 @@ use std::path::{Path, PathBuf};
 pub(crate) struct Args {
     #[command(flatten)]
     source: SourceArgs,
-    /// Methods, separated by commas. Full rank comes first where it is among them: the best rate found for it is that of embeddings,
-    /// norms and biases in all others, unless --lr-rest says otherwise
+    /// Methods, separated by commas. Full rank comes first where it is among them: the best rate found for its embeddings, norms and
+    /// biases is that of all others, unless --lr-rest says otherwise
     #[arg(long, value_delimiter = ',', default_value = "full,lora,relora,galore,sst")]
     methods: Vec<MethodName>,
     /// Learning rates that each method is tried with at the first seed; a best one at the grid's edge extends the grid
     #[arg(long, value_delimiter = ',', default_value = "2.5e-3,5e-3,1e-2,2e-2")]
     rates: Vec<f64>,
+    /// Rates of embeddings, norms and biases that full rank is tried with, at each of --rates; the best one is that of all methods
+    /// [default: the rate itself]
+    #[arg(long, value_delimiter = ',', conflicts_with = "lr_rest")]
+    rests: Vec<f64>,
     /// Factors alpha / rank that LoRA and ReLoRA are tried with; where LoRA comes before ReLoRA, its best one serves both
     #[arg(long, value_delimiter = ',', default_value = "1")]
     scales: Vec<f32>,
@@ -160,7 +164,7 @@ impl Comparison<'_> {
             }
             let (way, rate, first) = best.context("--scales and --merges: one at least")?;
             match way.method {
-                Method::Full => rest = rest.or(Some(rate)),
+                Method::Full => rest = way.rest.or(Some(rate)),
                 Method::Lora { scale, .. } => scales = vec![scale],
                 _ => {}
             }
@@ -185,6 +189,10 @@ impl Comparison<'_> {
             Method::Galore { rank, every, .. } => {
                 let of = |s: &f32| way(format!("galore x{s}"), Method::Galore { rank, every, scale: *s });
                 self.args.galore_scales.iter().map(of).collect()
+            }
+            Method::Full if !self.args.rests.is_empty() => {
+                let of = |r: &f64| Way::new(format!("full rest {r}"), Method::Full, Some(*r));
+                self.args.rests.iter().map(of).collect()
             }
             method => vec![way(method.name().into(), method)],
         }
