@@ -11,5 +11,6 @@ mod linalg;
 mod models;
 mod plan;
 mod portability;
+mod quant;
 mod self_test;
 mod train;

@@ -17,8 +17,11 @@
 //!
 //! **Scales.** See [`Scales`]; a group is `group` weights of one row, a multiple of 16; `group >= cols` is a scale per row.
 
+pub mod allocate;
+mod kmeans;
 pub(crate) mod packed;
 
+pub use kmeans::kmeans;
 pub use packed::Packed;
 
 /// How the scale plane of a quantised matrix is laid out, and what it means. `q` is a code.

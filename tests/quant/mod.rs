@@ -1,0 +1,3 @@
+//! Choosing widths.
+
+mod allocate;
