@@ -19,7 +19,7 @@ use super::state::State;
 use super::svd::{Side, Size, Work};
 use crate::gpu::{Context, Facts};
 use crate::plan::{Builder, SlotId};
-use crate::quant::Packed;
+use crate::quant::round::{Granularity, Spec, nearest};
 use crate::tensor::{Format, Matrix, Segment, Tensor};
 use crate::{Error, Result};
 use std::collections::BTreeSet;
@@ -133,7 +133,8 @@ impl Probe {
         let (format, data, scales) = if bits == 0 {
             (Format::F32, bytemuck::cast_slice(&values).to_vec(), None)
         } else {
-            let p = Packed::quantize(&values, rows, cols, bits, group, bits % 2 == 0, group == 32)?;
+            let (granularity, symmetric) = (Granularity::Group(group), bits % 2 == 0);
+            let p = nearest(&values, rows, cols, &Spec { bits, granularity, symmetric, f16_scales: group == 32, search: false })?;
             (Format::Quant(p.format), p.codes, Some(p.scales))
         };
         let data = self.words("codes", data);

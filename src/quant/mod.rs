@@ -20,6 +20,7 @@
 pub mod allocate;
 mod kmeans;
 pub(crate) mod packed;
+pub mod round;
 
 pub use kmeans::kmeans;
 pub use packed::Packed;

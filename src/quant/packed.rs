@@ -181,39 +181,6 @@ impl Packed {
         self.scales.chunks_exact(self.format.scale_words(self.cols)).position(|row| (0..groups).any(|g| bad(g, row)))
     }
 
-    /// Rounds to the nearest code, with a scale for each `group` weights of a row.
-    ///
-    /// `symmetric` puts the zero point in the middle; otherwise each group has its own, and its range is widened to hold 0 so
-    /// that the zero point is a code. Codes are computed with the scale as stored (f16 or f32).
-    pub fn quantize(weights: &[f32], rows: usize, cols: usize, bits: u32, group: u32, symmetric: bool, f16_scales: bool) -> Result<Self> {
-        let zero = 1u8.checked_shl(bits.saturating_sub(1)).unwrap_or(0);
-        let scales = match (symmetric, f16_scales) {
-            (true, true) => Scales::F16 { zero },
-            (true, false) => Scales::F32 { zero },
-            (false, true) => Scales::F16Zero,
-            (false, false) => Scales::F32Zero,
-        };
-        let format = QuantFormat { bits, group, scales, table: None, per_tensor: false };
-        let (_, scale_len) = plane_lengths(&format, rows, cols)?;
-        if rows.checked_mul(cols) != Some(weights.len()) {
-            return Err(Error::shape("quantize", format!("{} weights for {rows} x {cols}", weights.len())));
-        }
-        if let Some(at) = weights.iter().position(|w| !w.is_finite()) {
-            return Err(Error::shape("quantize", format!("the weight at row {}, column {} is not finite", at / cols, at % cols)));
-        }
-        let mut codes = vec![0; weights.len()];
-        let mut plane = vec![0; scale_len];
-        let words = format.scale_words(cols);
-        for (row, (weights, codes)) in weights.chunks_exact(cols).zip(codes.chunks_exact_mut(cols)).enumerate() {
-            let plane = &mut plane[row * words..][..words];
-            let size = group as usize;
-            for (g, (weights, codes)) in weights.chunks(size).zip(codes.chunks_mut(size)).enumerate() {
-                quantize_group(&format, g, weights, codes, plane)?;
-            }
-        }
-        Self::pack(format, rows, cols, &codes, plane)
-    }
-
     /// The rule of group `g` of the row whose scales begin at `scales[0]`.
     fn rule(&self, scales: &[u32], g: usize) -> Rule {
         let low = |word: u32| f16::from_bits(word as u16).to_f32();
@@ -301,42 +268,6 @@ pub(crate) fn plane_lengths(format: &QuantFormat, rows: usize, cols: usize) -> R
     }
 }
 
-/// Encodes one group and stores its scale; `plane` is the row's part of the scale plane.
-fn quantize_group(format: &QuantFormat, g: usize, weights: &[f32], codes: &mut [u8], plane: &mut [u32]) -> Result<()> {
-    let top = ((1u32 << format.bits) - 1) as f32;
-    let (lo, hi) = weights.iter().fold((0f32, 0f32), |(lo, hi), &w| (lo.min(w), hi.max(w)));
-    let f16_scales = matches!(format.scales, Scales::F16 { .. } | Scales::F16Zero);
-    let fixed_zero = match format.scales {
-        Scales::F16 { zero } | Scales::F32 { zero } => Some(f32::from(zero)),
-        _ => None,
-    };
-    // In f64: a range of two finite f32 may overflow f32.
-    let range = if fixed_zero.is_some() { 2.0 * f64::from(hi.max(-lo)) } else { f64::from(hi) - f64::from(lo) };
-    let scale = if range == 0.0 { 1.0 } else { stored_scale(range / f64::from(top), f16_scales)? };
-    let zero = fixed_zero.unwrap_or_else(|| if range == 0.0 { 0.0 } else { (-lo / scale).round_ties_even().clamp(0.0, top) });
-    for (q, &w) in codes.iter_mut().zip(weights) {
-        *q = ((w / scale).round_ties_even() + zero).clamp(0.0, top) as u8;
-    }
-    let half = |x: f32| u32::from(f16::from_f32(x).to_bits());
-    match format.scales {
-        Scales::F16 { .. } => plane[g / 2] |= half(scale) << (16 * (g % 2)),
-        Scales::F32 { .. } => plane[g] = scale.to_bits(),
-        Scales::F16Zero => plane[g] = half(scale) | (zero as u32) << 16,
-        _ => plane[2 * g..2 * g + 2].copy_from_slice(&[scale.to_bits(), zero as u32]),
-    }
-    Ok(())
-}
-
-/// The scale as the plane can hold it. Subnormal scales are avoided, since some devices flush them to zero.
-fn stored_scale(scale: f64, as_f16: bool) -> Result<f32> {
-    let stored = if as_f16 { f16::from_f64(scale).max(f16::MIN_POSITIVE).to_f32() } else { (scale as f32).max(f32::MIN_POSITIVE) };
-    if stored.is_finite() {
-        Ok(stored)
-    } else {
-        Err(Error::shape("quantize", format!("a scale of {scale:e} does not fit: use f32 scales")))
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -349,31 +280,5 @@ mod tests {
             put_block(bits, &codes_from_bytes(&bytes), &mut words);
             assert_eq!(get_block(bits, &words), codes_from_bytes(&bytes), "{bits} bits");
         }
-    }
-
-    #[test]
-    fn quantised_weights_are_within_half_a_step() {
-        let (rows, cols) = (3, 80);
-        let weights: Vec<f32> = (0..rows * cols).map(|i| ((i * 7919 % 1000) as f32 - 300.0) / 250.0).collect();
-        for (bits, symmetric, f16_scales) in [(8, true, true), (4, true, false), (4, false, true), (3, false, false), (2, false, true)] {
-            let packed = Packed::quantize(&weights, rows, cols, bits, 32, symmetric, f16_scales).unwrap();
-            // The weights lie between -1.2 and 2.8. Rounding the scale to f16 may push the largest past the last code, by 128 * 2^-11 of a step.
-            let step = if symmetric { 5.6 } else { 4.0 } / ((1 << bits) - 1) as f32;
-            for (a, b) in packed.decode().iter().zip(&weights) {
-                assert!((a - b).abs() <= step * 0.57, "{bits} bits: {a} for {b}, step {step}");
-            }
-        }
-    }
-
-    #[test]
-    fn zeros_stay_zero_and_bad_input_is_refused() {
-        let packed = Packed::quantize(&[0.0; 32], 1, 32, 4, 32, false, true).unwrap();
-        assert_eq!(packed.decode(), vec![0.0; 32]);
-        assert_eq!(packed.scales, [u32::from(f16::ONE.to_bits())]);
-        assert!(Packed::quantize(&[f32::NAN; 32], 1, 32, 4, 32, false, true).is_err());
-        assert!(Packed::quantize(&[1e9; 32], 1, 32, 2, 32, false, true).is_err());
-        assert!(Packed::quantize(&[1.0; 32], 1, 32, 7, 32, false, true).is_err());
-        assert!(Packed::quantize(&[1.0; 32], 1, 32, 4, 20, false, true).is_err());
-        assert!(Packed::quantize(&[1.0; 31], 1, 32, 4, 32, false, true).is_err());
     }
 }

@@ -1,3 +1,4 @@
 //! Choosing widths.
 
 mod allocate;
+mod round;
