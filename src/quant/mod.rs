@@ -18,9 +18,11 @@
 //! **Scales.** See [`Scales`]; a group is `group` weights of one row, a multiple of 16; `group >= cols` is a scale per row.
 
 pub mod allocate;
+mod dense;
 mod kmeans;
 pub(crate) mod packed;
 pub mod round;
+pub mod similarity;
 
 pub use kmeans::kmeans;
 pub use packed::Packed;

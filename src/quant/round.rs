@@ -4,7 +4,6 @@
 //! range of a group always holds 0, so that zeros stay zeros; the scale is rounded to how it is stored before codes are computed
 //! with it.
 
-mod cholesky;
 mod gptq;
 
 pub use gptq::{Gptq, Hessian, gptq};

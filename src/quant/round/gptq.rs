@@ -1,9 +1,9 @@
 //! Rounding that knows the inputs: what a weight's rounding does to the outputs, the weights after it make up for (GPTQ).
 
-use super::cholesky::{axpy, factor, invert};
 use super::{Draft, Grid, Spec};
 use crate::error::{Error, Result};
 use crate::quant::Packed;
+use crate::quant::dense::{axpy, factor, invert};
 use std::ops::Range;
 
 /// Columns whose errors are passed on together.

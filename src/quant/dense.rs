@@ -1,4 +1,4 @@
-//! Triangular factors in f64 of symmetric matrices, stored row after row.
+//! Matrices of f64 on the host, stored row after row: products, triangular factors and eigenvectors of symmetric ones.
 
 /// Replaces the lower triangle of an `n x n` matrix A by L with `A = L Lᵀ`; the rest is not looked at. `false` where A is not positive
 /// definite.
@@ -40,7 +40,7 @@ pub(super) fn invert(l: &mut [f64], n: usize) {
 }
 
 /// In eight running sums, so that the compiler may use vectors.
-fn dot(a: &[f64], b: &[f64]) -> f64 {
+pub(super) fn dot(a: &[f64], b: &[f64]) -> f64 {
     let mut sums = [0.0; 8];
     let (a, b) = (a.chunks_exact(8), b.chunks_exact(8));
     let rest: f64 = a.remainder().iter().zip(b.remainder()).map(|(x, y)| x * y).sum();
@@ -57,6 +57,84 @@ pub(super) fn axpy(factor: f64, x: &[f64], y: &mut [f64]) {
     for (y, x) in y.iter_mut().zip(x) {
         *y += factor * x;
     }
+}
+
+/// `Aᵀ B` of matrices with as many rows, `m` and `n` columns.
+pub(super) fn transposed_product(a: &[f64], m: usize, b: &[f64], n: usize) -> Vec<f64> {
+    let mut y = vec![0.0; m * n];
+    for (a, b) in a.chunks_exact(m).zip(b.chunks_exact(n)) {
+        for (a, y) in a.iter().zip(y.chunks_exact_mut(n)) {
+            axpy(*a, b, y);
+        }
+    }
+    y
+}
+
+/// `A B` of a matrix with `k` columns and one with `n`.
+pub(super) fn product(a: &[f64], k: usize, b: &[f64], n: usize) -> Vec<f64> {
+    let mut y = vec![0.0; a.len() / k.max(1) * n];
+    for (a, y) in a.chunks_exact(k).zip(y.chunks_exact_mut(n)) {
+        for (a, b) in a.iter().zip(b.chunks_exact(n)) {
+            axpy(*a, b, y);
+        }
+    }
+    y
+}
+
+/// The transpose of a matrix with `n` columns.
+pub(super) fn transpose(a: &[f64], n: usize) -> Vec<f64> {
+    let rows = a.len() / n.max(1);
+    (0..n).flat_map(|c| (0..rows).map(move |r| a[r * n + c])).collect()
+}
+
+/// Makes the rows of a matrix with `n` columns orthogonal by rotations of two at a time (one-sided Jacobi); returns their lengths, the
+/// singular values, in no order.
+pub(super) fn orthogonalise(a: &mut [f64], n: usize) -> Vec<f64> {
+    orthogonalise_with(a, n, &mut [], 0)
+}
+
+/// The same; rotations are made to the rows of `other`, with `m` columns, too.
+pub(super) fn orthogonalise_with(a: &mut [f64], n: usize, other: &mut [f64], m: usize) -> Vec<f64> {
+    /// Sweeps; some eight do for hundreds of rows.
+    const SWEEPS: usize = 40;
+    let rows = a.len() / n.max(1);
+    for _ in 0..SWEEPS {
+        let mut turned = false;
+        for j in 1..rows {
+            for i in 0..j {
+                turned |= rotate(a, n, other, m, (i, j));
+            }
+        }
+        if !turned {
+            break;
+        }
+    }
+    a.chunks_exact(n).map(|row| dot(row, row).sqrt()).collect()
+}
+
+/// Turns two rows so that they are orthogonal; `false` where they are.
+fn rotate(a: &mut [f64], n: usize, other: &mut [f64], m: usize, (i, j): (usize, usize)) -> bool {
+    let pair = |v: &[f64], n: usize| -> [f64; 3] {
+        let (x, y) = (&v[i * n..][..n], &v[j * n..][..n]);
+        [dot(x, x), dot(y, y), dot(x, y)]
+    };
+    let [xx, yy, xy] = pair(a, n);
+    // A row that is nothing beside the other has no direction left.
+    if xy.abs() <= 1e-14 * (xx * yy).sqrt() || xx.min(yy) <= 1e-28 * xx.max(yy) {
+        return false;
+    }
+    let zeta = (yy - xx) / (2.0 * xy);
+    let t = zeta.signum() / (zeta.abs() + zeta.hypot(1.0));
+    let c = t.hypot(1.0).recip();
+    let turn = |v: &mut [f64], n: usize| {
+        let (low, high) = v.split_at_mut(j * n);
+        for (x, y) in low[i * n..(i + 1) * n].iter_mut().zip(&mut high[..n]) {
+            (*x, *y) = (c * *x - c * t * *y, c * t * *x + c * *y);
+        }
+    };
+    turn(a, n);
+    turn(other, m);
+    true
 }
 
 #[cfg(test)]
