@@ -90,7 +90,8 @@ impl Trainer {
     /// [`Error::Io`]: older checkpoints are as they were.
     pub async fn save(&self, parent: &Path, keep: usize) -> Result<PathBuf> {
         let to = folder(parent, self.step());
-        let temporary = parent.join(format!(".writing-{}", self.step()));
+        // One name, so that what a killed run left goes with the next checkpoint.
+        let temporary = parent.join(".writing");
         if temporary.exists() {
             std::fs::remove_dir_all(&temporary).map_err(io(&temporary))?;
         }
@@ -164,9 +165,12 @@ impl Trainer {
     /// Takes over the state of a checkpoint. The run must have been made from the same options, but for the number of steps.
     ///
     /// # Errors
-    /// [`Error::Format`], [`Error::MissingTensor`], [`Error::Io`].
+    /// [`Error::Request`] for other options; [`Error::Format`], [`Error::MissingTensor`], [`Error::Io`].
     pub fn restore(&mut self, checkpoint: &Path) -> Result<()> {
         let about = about(checkpoint)?;
+        if (Options { steps: self.options.steps, ..about.options.clone() }) != self.options {
+            return Err(Error::Request(format!("{}: was made with other options than this run's", checkpoint.display())));
+        }
         let path = checkpoint.join(STATE);
         let file = Safetensors::open(&path)?;
         for p in self.parts() {

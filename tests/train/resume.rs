@@ -77,7 +77,10 @@ fn every_method_resumes_to_the_same_bits() {
 fn only_the_newest_checkpoints_are_kept() {
     let c = context();
     let folder = Folder::new("keep");
-    let mut t = trainer("opt-preln", &options(Method::Full));
+    let o = options(Method::Full);
+    let mut t = trainer("opt-preln", &o);
+    // What a save left that was killed.
+    std::fs::create_dir(folder.0.join(".writing")).unwrap();
     for _ in 0..4 {
         c.block_on(t.submit_step()).unwrap();
         c.block_on(t.save(&folder.0, 2)).unwrap();
@@ -85,7 +88,11 @@ fn only_the_newest_checkpoints_are_kept() {
     let mut left: Vec<_> = std::fs::read_dir(&folder.0).unwrap().map(|e| e.unwrap().file_name().into_string().unwrap()).collect();
     left.sort();
     assert_eq!(left, ["step-00000003", "step-00000004"]);
-    assert_eq!(checkpoint::latest(&folder.0).unwrap().unwrap(), checkpoint::folder(&folder.0, 4));
+    let newest = checkpoint::latest(&folder.0).unwrap().unwrap();
+    assert_eq!(newest, checkpoint::folder(&folder.0, 4));
+    trainer("opt-preln", &Options { steps: o.steps + 1, ..o.clone() }).restore(&newest).unwrap();
+    let why = trainer("opt-preln", &Options { rate: 2.0 * o.rate, ..o }).restore(&newest).unwrap_err().to_string();
+    assert!(why.contains("other options"), "{why}");
 }
 
 /// A projector holds orthonormal rows, and training in the projected space brings the loss down.
