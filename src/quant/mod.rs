@@ -21,11 +21,13 @@ pub mod allocate;
 mod dense;
 mod kmeans;
 pub(crate) mod packed;
+mod prune;
 pub mod round;
 pub mod similarity;
 
 pub use kmeans::kmeans;
 pub use packed::Packed;
+pub use prune::{matched_sparsity, prune};
 
 /// How the scale plane of a quantised matrix is laid out, and what it means. `q` is a code.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]

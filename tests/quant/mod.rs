@@ -1,5 +1,6 @@
 //! Choosing widths.
 
 mod allocate;
+mod prune;
 mod round;
 mod similarity;

@@ -15,7 +15,7 @@ fn codes(p: &Packed) -> Vec<u32> {
 }
 
 /// Standard normal, by Box and Muller.
-fn normal(rng: &mut StdRng, n: usize) -> Vec<f32> {
+pub fn normal(rng: &mut StdRng, n: usize) -> Vec<f32> {
     let mut one = || {
         let radius = (-2.0 * (1.0 - rng.random_range(0.0..1.0f64)).ln()).sqrt();
         (radius * (std::f64::consts::TAU * rng.random_range(0.0..1.0f64)).cos()) as f32

@@ -131,7 +131,7 @@ fn nonsense_is_refused() {
     assert!(Samples::new(&bad, 2).unwrap_err().to_string().contains("number 1 of row 2"));
     let [four, five] = [8, 10].map(|n| Samples::new(&vec![1.0; n], 2).unwrap());
     assert!(similarity(&four, &five, Similarity::R2).unwrap_err().to_string().contains("4 and 5 rows"));
-    assert!(cmpq(&[four.clone()], Similarity::R2, Scope::All, true).is_err());
+    assert!(cmpq(std::slice::from_ref(&four), Similarity::R2, Scope::All, true).is_err());
     // Outputs that never change have nothing in common with anything, and divide by nothing.
     for kind in ALL {
         let found = similarity(&four, &four, kind).unwrap();
