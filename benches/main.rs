@@ -20,6 +20,7 @@ mod fill;
 mod freeze;
 mod gate;
 mod grad_norm;
+mod kl;
 mod linear;
 mod matmul;
 mod nll;
@@ -125,6 +126,7 @@ fn all() {
         freeze::bench,
         gate::bench,
         grad_norm::bench,
+        kl::bench,
         linear::bench,
         matmul::bench,
         nll::bench,

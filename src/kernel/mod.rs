@@ -21,6 +21,7 @@ pub mod freeze;
 pub mod gate;
 pub mod grad_norm;
 pub mod jacobi;
+pub mod kl;
 pub mod linear;
 pub mod matmul;
 pub mod nll;

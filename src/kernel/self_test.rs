@@ -10,6 +10,7 @@ use super::cross_entropy::{CrossEntropy, cross_entropy};
 use super::dots::row_dots;
 use super::grad_norm::{Page, grad_norm};
 use super::jacobi::sweep;
+use super::kl::kl;
 use super::linear::{Fused, Residual, fuses_gate, linear};
 use super::matmul::{Operand, Product, matmul};
 use super::nll::nll;
@@ -188,6 +189,10 @@ fn probes(facts: &Facts) -> Result<Vec<Probe>> {
     let (x, y) = (p.tensor("x", 2, 577), p.tensor("y", 1, 2));
     let targets = p.words("targets", vec![5, 576]);
     nll(&mut p.b, "nll", &x, targets, &y)?;
+    all.push(p);
+    let mut p = Probe::new(facts);
+    let (x, z, y) = (p.tensor("p", 2, 577), p.tensor("q", 2, 577), p.tensor("y", 1, 2));
+    kl(&mut p.b, "kl", &x, &z, &y)?;
     all.push(p);
     let mut p = Probe::new(facts);
     let (x, y, scale) = (p.tensor("x", 2, 577), p.tensor("y", 1, 2), p.slot("scale", 1));

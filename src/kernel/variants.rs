@@ -2,8 +2,8 @@
 
 use super::{
     Variant, activate, adam, add, attention, attention_backward, batch, columns, cross_entropy, dots, draw, dropout, embedding, fill,
-    freeze, gate, grad_norm, jacobi, linear, matmul, nll, norm, norm_backward, polar, progress, roof, rope, rows, sample, scatter, select,
-    svd, thaw, turn,
+    freeze, gate, grad_norm, jacobi, kl, linear, matmul, nll, norm, norm_backward, polar, progress, roof, rope, rows, sample, scatter,
+    select, svd, thaw, turn,
 };
 use crate::gpu::Facts;
 use crate::quant::{QuantFormat, Scales};
@@ -35,6 +35,7 @@ pub fn variants(facts: &Facts) -> Vec<Variant> {
         gate::variants,
         grad_norm::variants,
         jacobi::variants,
+        kl::variants,
         linear::variants,
         matmul::variants,
         nll::variants,

@@ -17,6 +17,7 @@ mod freeze;
 mod gate;
 mod grad_norm;
 mod jacobi;
+mod kl;
 mod linear;
 mod matmul;
 mod norm;
