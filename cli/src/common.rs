@@ -111,16 +111,26 @@ impl Drop for Loaded {
 }
 
 pub(crate) fn load(g: &Global, model: &str) -> Result<Loaded> {
+    // What is no model is said before a device is asked for.
     let checkpoint = open_checkpoint(model)?;
     let context = open_device(g)?;
+    load_checkpoint(&context, &checkpoint)
+}
+
+/// Loads another model onto the device of one.
+pub(crate) fn load_beside(loaded: &Loaded, model: &str) -> Result<Loaded> {
+    load_checkpoint(&loaded.context, &open_checkpoint(model)?)
+}
+
+fn load_checkpoint(context: &Context, checkpoint: &Checkpoint) -> Result<Loaded> {
     let start = Instant::now();
     let bar = bar(0, "loading", "tensors");
-    let model = Model::load(&context, &checkpoint, &|done, all| {
+    let model = Model::load(context, checkpoint, &|done, all| {
         bar.set_length(all as u64);
         bar.set_position(done as u64);
     })?;
     bar.finish_and_clear();
-    Ok(Loaded { context, model, seconds: start.elapsed().as_secs_f64() })
+    Ok(Loaded { context: context.clone(), model, seconds: start.elapsed().as_secs_f64() })
 }
 
 /// A progress bar on stderr; invisible where that is no terminal.

@@ -1,6 +1,6 @@
 //! `perplexity`: how well a model predicts a text, window by window.
 
-use crate::common::{self, Global, load, print, print_json, read_text};
+use crate::common::{self, Global, load, load_beside, print, print_json, read_text};
 use anyhow::{Context as _, Result, bail};
 use etalon::format::Npy;
 use etalon::model::Model;
@@ -30,6 +30,9 @@ pub(crate) struct Args {
     /// Put the BOS token before the whole text, or before each window
     #[arg(long, value_enum, num_args = 0..=1, default_missing_value = "once", value_name = "once|each")]
     bos: Option<Bos>,
+    /// Say too how far the predictions are from those of this model: of the same weights before they were compressed, say
+    #[arg(long, value_name = "MODEL")]
+    against: Option<String>,
     /// Use only this many tokens of the text
     #[arg(long)]
     max_tokens: Option<usize>,
@@ -50,6 +53,7 @@ struct Window {
 
 pub(crate) fn run(g: &Global, args: &Args) -> Result<()> {
     let loaded = load(g, &args.model)?;
+    let against = args.against.as_ref().map(|m| load_beside(&loaded, m)).transpose()?;
     let model = &loaded.model;
     let bos = match args.bos {
         Some(_) => Some(bos(model)?),
@@ -77,7 +81,9 @@ pub(crate) fn run(g: &Global, args: &Args) -> Result<()> {
         bail!("the text has {} tokens: at least two are needed", tokens.len());
     }
     let start = Instant::now();
-    let (mean, count) = score(model, &tokens, bos.filter(|_| each), &windows)?;
+    let before = bos.filter(|_| each);
+    let (mean, count) = mean(&windows, &tokens, before, "perplexity", &|input| model.context().block_on(model.nll(input)))?;
+    let kl = against.as_ref().map(|a| divergence(&a.model, model, &tokens, before, &windows)).transpose()?;
     let seconds = start.elapsed().as_secs_f64();
     if !mean.is_finite() {
         bail!("the mean likelihood is {mean}: run `etalon verify --model {}` to find the kernel at fault", args.model);
@@ -85,7 +91,7 @@ pub(crate) fn run(g: &Global, args: &Args) -> Result<()> {
     if g.json {
         return print_json(&json!({
             "windows": windows.len(), "window": window, "stride": stride, "tokens": tokens.len(), "predictions": count,
-            "mean_nll": mean, "perplexity": mean.exp(), "seconds": seconds, "adapter": loaded.context.facts().summary(),
+            "mean_nll": mean, "perplexity": mean.exp(), "mean_kl": kl, "seconds": seconds, "adapter": loaded.context.facts().summary(),
         }));
     }
     print(&format!(
@@ -94,18 +100,38 @@ pub(crate) fn run(g: &Global, args: &Args) -> Result<()> {
         tokens.len(),
         mean.exp(),
     ))?;
+    if let Some(kl) = kl {
+        print(&format!("mean KL     {kl:.3e} nats from the predictions of {}\n", args.against.as_deref().unwrap_or_default()))?;
+    }
     eprintln!("{seconds:.1} s, {:.1} tokens/s on {}", tokens.len() as f64 / seconds, loaded.context.facts().summary());
     Ok(())
 }
 
-/// Mean loss of the predictions that count, in nats, and their number. `before` stands before each window.
-fn score(model: &Model, tokens: &[u32], before: Option<u32>, windows: &[Window]) -> Result<(f64, usize)> {
+/// Mean divergence from the predictions of `from`, in nats, of those that count.
+fn divergence(from: &Model, model: &Model, tokens: &[u32], before: Option<u32>, windows: &[Window]) -> Result<f64> {
+    // The one after the last token of a window is not counted by its perplexity.
+    let of = |input: &[u32]| {
+        let mut all = model.context().block_on(from.divergence(model, input))?;
+        all.pop();
+        Ok(all)
+    };
+    Ok(mean(windows, tokens, before, "divergence", &of)?.0)
+}
+
+/// Mean of what `of` gives for the predictions that count, in nats, and their number. `before` stands before each window.
+fn mean(
+    windows: &[Window],
+    tokens: &[u32],
+    before: Option<u32>,
+    what: &'static str,
+    of: &dyn Fn(&[u32]) -> etalon::Result<Vec<f32>>,
+) -> Result<(f64, usize)> {
     let (mut sum, mut count) = (0.0, 0usize);
-    let bar = common::bar(windows.len() as u64, "perplexity", "windows");
+    let bar = common::bar(windows.len() as u64, what, "windows");
     for w in windows {
         let input: Vec<u32> = before.into_iter().chain(tokens[w.tokens.clone()].iter().copied()).collect();
-        let nll = model.context().block_on(model.nll(&input))?;
-        let counted = &nll[nll.len() - w.counted..];
+        let all = of(&input)?;
+        let counted = &all[all.len() - w.counted..];
         sum += counted.iter().map(|x| f64::from(*x)).sum::<f64>();
         count += counted.len();
         bar.inc(1);
@@ -122,7 +148,7 @@ pub(crate) fn of_text(model: &Model, text: &str) -> Result<f64> {
     if windows.is_empty() {
         bail!("the text has {} tokens: at least two are needed", tokens.len());
     }
-    Ok(score(model, &tokens, None, &windows)?.0.exp())
+    Ok(mean(&windows, &tokens, None, "perplexity", &|input| model.context().block_on(model.nll(input)))?.0.exp())
 }
 
 /// Cuts `n` tokens into windows. With the stride as long as the window, what is left at the end is dropped; a text shorter

@@ -87,6 +87,15 @@ fn json_can_be_read() {
     // 48 tokens: the first window predicts 11, each of the six after it 6.
     assert_eq!((p["windows"].as_u64(), p["predictions"].as_u64()), (Some(7), Some(47)));
     assert!((p["mean_nll"].as_f64().unwrap().exp() / p["perplexity"].as_f64().unwrap() - 1.0).abs() < 1e-9);
+    assert!(p["mean_kl"].is_null());
+    let against = |model: &str| {
+        let mut c = etalon(&["perplexity", "--json", "--model", &llama, "--against", model]);
+        c.args(window);
+        json(c)["mean_kl"].as_f64().unwrap()
+    };
+    // Two random models have nothing in common.
+    assert_eq!(against(&llama), 0.0);
+    assert!((1.0..100.0).contains(&against(&tiny("opt-preln"))));
 }
 
 #[test]

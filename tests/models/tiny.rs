@@ -108,3 +108,26 @@ fn every_dispatch_matches_its_twin() {
         assert!(done.len() > 10, "{name}: {} dispatches", done.len());
     }
 }
+
+/// What the device finds, from logits in f64: of two models that have a vocabulary in common, and of one and itself.
+#[test]
+fn divergences_are_those_of_the_logits() {
+    let c = context();
+    let names = ["opt-preln", "llama-gqa", "bert-mlm"];
+    let models = names.map(tiny);
+    let tokens: Vec<u32> = (0..11).map(|i| 3 + 37 * i).collect();
+    for (a, p) in names.iter().zip(&models) {
+        for (b, q) in names.iter().zip(&models) {
+            let got = c.block_on(p.divergence(q, &tokens)).unwrap();
+            let [x, y] = [p, q].map(|m| logits(m, &[tokens.clone().into()]).remove(0));
+            for (r, got) in got.iter().enumerate() {
+                let [x, y] = [&x, &y].map(|v| v[512 * r..][..512].iter().map(|v| f64::from(*v)).collect::<Vec<_>>());
+                let want = etalon::reference::kl::row(&x, &y);
+                assert!((f64::from(*got) - want).abs() <= 1e-5 * want + 1e-12, "{b} from {a}, row {r}: {got:e} for {want:e}");
+            }
+            assert!(got.len() == tokens.len() && (a != b || got.iter().all(|v| *v == 0.0)));
+        }
+    }
+    let why = c.block_on(models[0].divergence(&tiny("bert-seqcls"), &tokens)).unwrap_err().to_string();
+    assert!(why.contains("classifier"), "{why}");
+}
