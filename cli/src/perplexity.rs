@@ -88,6 +88,9 @@ pub(crate) fn run(g: &Global, args: &Args) -> Result<()> {
     if !mean.is_finite() {
         bail!("the mean likelihood is {mean}: run `etalon verify --model {}` to find the kernel at fault", args.model);
     }
+    if let Some(kl) = kl.filter(|kl| !kl.is_finite()) {
+        bail!("the mean divergence is {kl}: run `etalon verify` on both models to find the kernel at fault");
+    }
     if g.json {
         return print_json(&json!({
             "windows": windows.len(), "window": window, "stride": stride, "tokens": tokens.len(), "predictions": count,

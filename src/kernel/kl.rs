@@ -22,7 +22,8 @@ pub(crate) fn variants(facts: &Facts) -> Vec<Variant> {
 /// Appends `y[r] = sum_i P[r, i] log(P[r, i] / Q[r, i])` in nats, P and Q being the softmax of rows of `p` and `q`; y is `(1, rows)`.
 ///
 /// It is never below 0, and keeps its digits where the two are nearly alike: with `d = q - p` and its mean `m` under P it is
-/// `log(1 + sum_i P[i] (exp(d[i] - m) - 1 - (d[i] - m)))`, a sum of terms that are not negative.
+/// `log(1 + sum_i P[i] (exp(d[i] - m) - 1 - (d[i] - m)))`, a sum of terms that are not negative. Where a
+/// logit is not a number, neither is y.
 ///
 /// # Errors
 /// [`Error::Shape`] where the operands do not fit each other; [`Error::Limit`].

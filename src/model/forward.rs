@@ -121,7 +121,7 @@ impl Model {
     }
 
     /// Kullback-Leibler divergence, in nats, of another model's predictions from this one's after each token: `sum_i P[i] log(P[i] / Q[i])`,
-    /// P being this model's and Q the other's. It tells what compression changed with far less noise than the likelihoods of a text.
+    /// P being this model's and Q the other's; not a number where a logit is none. It tells what compression changed with far less noise than the likelihoods of a text.
     ///
     /// # Errors
     /// As [`Model::logits`]; [`Error::Request`] for a classifier, models of different vocabularies, or on different devices.

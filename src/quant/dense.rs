@@ -1,8 +1,12 @@
 //! Matrices of f64 on the host, stored row after row: products, triangular factors and eigenvectors of symmetric ones.
 
-/// Replaces the lower triangle of an `n x n` matrix A by L with `A = L Lᵀ`; the rest is not looked at. `false` where A is not positive
-/// definite.
-pub(super) fn factor(a: &mut [f64], n: usize) -> bool {
+/// Replaces the lower triangle of an `n x n` matrix A by L with `A = L Lᵀ`; the rest is not looked at. Returns n, or `None` where A is not
+/// positive definite.
+///
+/// With a `floor`, rows of which no more than that is left beside those before are left out: their rows and columns of L's inverse
+/// are 0, and the rank without them is returned.
+pub(super) fn factor(a: &mut [f64], n: usize, floor: Option<f64>) -> Option<usize> {
+    let mut rank = n;
     for i in 0..n {
         let (above, row) = a.split_at_mut(i * n);
         let row = &mut row[..n];
@@ -11,13 +15,19 @@ pub(super) fn factor(a: &mut [f64], n: usize) -> bool {
             row[j] = (row[j] - dot(&row[..j], &other[..j])) / other[j];
         }
         let square = row[i] - dot(&row[..i], &row[..i]);
-        // Not so for NaN either.
-        if !(square > 0.0 && square.is_finite()) {
-            return false;
+        if floor.is_some_and(|f| square <= f) {
+            // Whatever is divided by it is 0.
+            row[..i].fill(0.0);
+            row[i] = f64::INFINITY;
+            rank -= 1;
+        } else if square > 0.0 && square.is_finite() {
+            row[i] = square.sqrt();
+        } else {
+            // Also for NaN.
+            return None;
         }
-        row[i] = square.sqrt();
     }
-    true
+    Some(rank)
 }
 
 /// Replaces a lower triangle L by its inverse, the rest by zeros.
@@ -148,7 +158,7 @@ mod tests {
             let row = |i: usize| &x[i * (n + 3)..][..n + 3];
             let a: Vec<f64> = (0..n * n).map(|i| dot(row(i / n), row(i % n)) + f64::from(u8::from(i / n == i % n))).collect();
             let mut l = a.clone();
-            assert!(factor(&mut l, n));
+            assert_eq!(factor(&mut l, n, None), Some(n));
             let lower = |m: &[f64], i: usize, j: usize| if j <= i { m[i * n + j] } else { 0.0 };
             let mut inverse = l.clone();
             invert(&mut inverse, n);
@@ -161,6 +171,11 @@ mod tests {
                 }
             }
         }
-        assert!(!factor(&mut [1.0, 0.0, 2.0, 1.0], 2) && !factor(&mut [f64::NAN], 1));
+        assert!(factor(&mut [1.0, 0.0, 2.0, 1.0], 2, None).is_none() && factor(&mut [f64::NAN], 1, Some(0.1)).is_none());
+        // The second row is the first again.
+        let mut a = [4.0, 0.0, 0.0, 4.0, 4.0, 0.0, 2.0, 2.0, 5.0];
+        assert_eq!(factor(&mut a, 3, Some(1e-12)), Some(2));
+        invert(&mut a, 3);
+        assert_eq!(a, [0.5, 0.0, 0.0, 0.0, 0.0, 0.0, -0.25, 0.0, 0.5]);
     }
 }

@@ -37,7 +37,8 @@ impl std::fmt::Debug for Samples {
     }
 }
 
-/// Squared length of what is left of a column in parts of it, below which it lies in the span of those before.
+/// Part of the largest squared length of a column: a column of which less is left beside those before lies in their span, and does not
+/// count.
 const RANK: f64 = 1e-12;
 
 impl Samples {
@@ -86,16 +87,16 @@ impl Samples {
         Self { cols: k, values: product(&self.values, self.cols, &basis, k) }
     }
 
-    /// `L⁻¹` of `Xᵀ X = L Lᵀ`. Columns that lie in the span of others get a little of their own.
-    fn whitening(&self) -> Vec<f64> {
+    /// `L⁻¹` of `Xᵀ X = L Lᵀ`, with zeros for columns that lie in the span of those before; and the number of the others.
+    fn whitening(&self) -> Result<(Vec<f64>, usize)> {
         let n = self.cols;
         let mut gram = transposed_product(&self.values, n, &self.values, n);
         let largest = (0..n).map(|i| gram[i * n + i]).fold(f64::MIN_POSITIVE, f64::max);
-        (0..n).for_each(|i| gram[i * n + i] += RANK * largest);
-        if factor(&mut gram, n) {
-            invert(&mut gram, n);
-        }
-        gram
+        let Some(rank) = factor(&mut gram, n, Some(RANK * largest)) else {
+            return Err(Error::Request("samples: their products are beyond f64".into()));
+        };
+        invert(&mut gram, n);
+        Ok((gram, rank))
     }
 }
 
@@ -129,7 +130,7 @@ fn leading(a: &[f64], n: usize, k: usize) -> (Vec<f64>, Vec<f64>) {
 /// How alike X and Y are. For [`Similarity::Pwcca`] it matters which is X.
 ///
 /// # Errors
-/// [`Error::Shape`] for another number of rows.
+/// [`Error::Shape`] for another number of rows; [`Error::Request`] for numbers whose products are beyond f64.
 pub fn similarity(x: &Samples, y: &Samples, kind: Similarity) -> Result<f64> {
     let n = x.rows();
     if n != y.rows() {
@@ -139,16 +140,19 @@ pub fn similarity(x: &Samples, y: &Samples, kind: Similarity) -> Result<f64> {
         return Ok(alignment(x, y));
     }
     let (p, q) = (x.cols, y.cols);
-    let lx = x.whitening();
+    let ((lx, rank_x), (ly, rank_y)) = (x.whitening()?, y.whitening()?);
+    let few = rank_x.min(rank_y);
+    if few == 0 {
+        return Ok(0.0);
+    }
     let cross = product(&lx, p, &transposed_product(&x.values, p, &y.values, q), q);
     // p x q, its singular values the canonical correlations.
-    let mut m = product(&cross, q, &transpose(&y.whitening(), q), q);
-    let few = p.min(q) as f64;
+    let mut m = product(&cross, q, &transpose(&ly, q), q);
     Ok(match kind {
-        Similarity::R2 => (dot(&m, &m) / few).min(1.0),
+        Similarity::R2 => (dot(&m, &m) / few as f64).min(1.0),
         Similarity::First => largest(&m, q).min(1.0),
-        Similarity::Mean => (orthogonalise(&mut m, q).iter().map(|v| v.min(1.0)).sum::<f64>() / few).min(1.0),
-        _ => weighted(x, &lx, m, q),
+        Similarity::Mean => (orthogonalise(&mut m, q).iter().map(|v| v.min(1.0)).sum::<f64>() / few as f64).min(1.0),
+        _ => weighted(x, &lx, m, q, few),
     })
 }
 
@@ -173,10 +177,9 @@ fn largest(a: &[f64], n: usize) -> f64 {
 
 /// Correlations weighted by what their variates have of X. Rows of `m` are columns of X made orthonormal by `lx`: turned so that they are
 /// orthogonal, they are the variates.
-fn weighted(x: &Samples, lx: &[f64], m: Vec<f64>, q: usize) -> f64 {
+fn weighted(x: &Samples, lx: &[f64], mut m: Vec<f64>, q: usize, few: usize) -> f64 {
     let (p, mut turns) = (x.cols, lx.to_vec());
     // Rotations of rows of [m | L⁻¹]: the first part becomes orthogonal, the second is what makes variates of X.
-    let mut m = m;
     let rho = orthogonalise_with(&mut m, q, &mut turns, p);
     let gram = transposed_product(&x.values, p, &x.values, p);
     // <h_i, x_j> of all variates and columns.
@@ -185,7 +188,7 @@ fn weighted(x: &Samples, lx: &[f64], m: Vec<f64>, q: usize) -> f64 {
     // With fewer columns in Y there are only as many variates; the other rows correlate with nothing.
     let mut both: Vec<(f64, f64)> = rho.iter().map(|r| r.min(1.0)).zip(weights).collect();
     both.sort_by(|a, b| b.0.total_cmp(&a.0));
-    both.truncate(p.min(q));
+    both.truncate(few);
     let total: f64 = both.iter().map(|b| b.1).sum();
     both.iter().map(|(r, w)| r * w).sum::<f64>() / total.max(f64::MIN_POSITIVE)
 }

@@ -1,6 +1,7 @@
 use super::{Bench, all_facts};
 use etalon::kernel::kl::kl;
 use etalon::tensor::Tensor;
+use std::sync::Arc;
 
 fn logits(t: &mut Bench, label: &str, rows: usize, cols: usize, values: &[f32]) -> Tensor {
     let dense = cols.is_multiple_of(8);
@@ -56,6 +57,28 @@ fn shifts_cancel_and_outliers_do_not_overflow() {
                 for (a, b) in [(&p, &outlier), (&outlier, &p)] {
                     assert!(run(Bench::new(&facts, 3), 1, cols, a, b)[0].is_finite());
                 }
+            }
+        }
+    }
+}
+
+/// A broken model must not pass for one that changed nothing.
+#[test]
+fn what_is_not_a_number_is_seen() {
+    for (_, facts) in all_facts() {
+        for (bad, cols) in [(f32::NAN, 64), (f32::NAN, 67), (f32::INFINITY, 64)] {
+            let (good, mut broken) = (vec![0.5; cols], vec![0.5; cols]);
+            broken[9] = bad;
+            for (p, q) in [(&good, &broken), (&broken, &good)] {
+                let mut t = Bench::new(&facts, 1);
+                let [p, q] = [("p", p), ("q", q)].map(|(label, v)| logits(&mut t, label, 1, cols, v));
+                let y = t.poisoned("y", 1, 1);
+                kl(&mut t.builder, "kl", &p, &q, &y).unwrap();
+                let plan = Arc::new(t.builder.finish().unwrap()).bind(&t.context, &t.bound).unwrap();
+                plan.run(1).unwrap();
+                let buffer = &t.bound.iter().find(|(s, _)| *s == y.slot).unwrap().1;
+                let words = t.context.block_on(t.context.read_ranges(&[(buffer, 0..4)]).unwrap().words()).unwrap();
+                assert!(!f32::from_bits(words[0][0]).is_finite(), "{bad}: {}", f32::from_bits(words[0][0]));
             }
         }
     }

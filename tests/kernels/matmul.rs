@@ -319,6 +319,10 @@ fn variants_follow_the_shape() {
         // Partial sums would take more than the product is worth: runs of k follow one another.
         assert_eq!(kernel(facts, (2048, 2048, 9000), "BM"), ("matmul_tile", 128, 3));
     }
+    // Memory shared with the processor is too slow for many partial sums.
+    let mut shared = all[2].clone();
+    shared.info.device_type = wgpu::DeviceType::IntegratedGpu;
+    assert_eq!(kernel(&shared, (512, 512, 512), "BM"), ("matmul_tile", 64, 1));
     assert_eq!(kernel(&all[0], (2048, 2048, 512), "COLS"), ("matmul_lanes", 32, 1));
     assert_eq!(kernel(&all[0], (2, 2048, 512), "COLS"), ("matmul_lanes", 4, 1));
     assert_eq!(kernel(&all[1], (2048, 2048, 512), "BM"), ("matmul_tile", 128, 1));

@@ -44,6 +44,21 @@ fn what_is_the_same_or_a_linear_map_is_alike() {
     }
 }
 
+/// A column that another already is, and one that never changes, count for nothing.
+#[test]
+fn columns_in_the_span_of_others_do_not_count() {
+    let mut rng = StdRng::seed_from_u64(5);
+    let x = numbers(&mut rng, 300 * 6);
+    let wide: Vec<f32> = x.chunks_exact(6).flat_map(|r| [r[0], r[1], r[0] + r[1], 2.0, r[2], r[3], r[4], r[5], r[5]]).collect();
+    let [x, wide] = [(x, 6), (wide, 9)].map(|(v, d)| Samples::new(&v, d).unwrap());
+    for kind in [Similarity::First, Similarity::Mean, Similarity::R2, Similarity::Pwcca] {
+        for (a, b) in [(&x, &wide), (&wide, &x), (&wide, &wide)] {
+            let found = similarity(a, b, kind).unwrap();
+            assert!((found - 1.0).abs() < 1e-6, "{kind:?}: {found}");
+        }
+    }
+}
+
 /// 768 columns of 2,500 rows, and fewer: the numbers of the literature, and of the law that they follow.
 #[test]
 fn what_has_nothing_in_common_correlates_by_chance() {

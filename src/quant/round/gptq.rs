@@ -175,7 +175,7 @@ fn inverse(hessian: &Hessian, order: &[usize], damp: f64) -> Result<Vec<f64>> {
             // Where there never was an input, anything but 0 will do.
             row[i] = if diagonal[from] == 0.0 { mean } else { row[i] } + extra;
         }
-        if factor(&mut h, n) {
+        if factor(&mut h, n, None).is_some() {
             invert(&mut h, n);
             h.reverse();
             return Ok(h);
