@@ -51,6 +51,10 @@ fn shifts_cancel_and_outliers_do_not_overflow() {
             let p: Vec<f32> = t.random_values(cols).iter().map(|v| (v * 1024.0).round() / 1024.0).collect();
             let shifted: Vec<f32> = p.iter().map(|v| v + 64.0).collect();
             assert!(run(t, 1, cols, &p, &shifted)[0] < 1e-12);
+            // A small change beside a large shift: what the mean difference is off by must not count.
+            let changed: Vec<f32> = p.iter().enumerate().map(|(i, v)| v + 512.0 + (i % 3) as f32 / 1024.0).collect();
+            let small = run(Bench::new(&facts, 3), 1, cols, &p, &changed)[0];
+            assert!((1e-7..1e-6).contains(&small), "{small}");
             for size in [30.0, 200.0, 1e4, 1e30] {
                 let mut outlier = p.clone();
                 outlier[5] = size;
