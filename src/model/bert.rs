@@ -1,6 +1,7 @@
 //! BERT: bidirectional, LayerNorm after each sublayer, learned positions and token types.
 
 use super::activation;
+use super::linears::{self, Parts};
 use super::llama::stack;
 use super::transformer::{Dimensions, Layer, Linear, Transformer};
 use super::weights::{DeviceMatrix, DeviceNorm, Loader};
@@ -35,16 +36,16 @@ pub(crate) fn load(l: &mut Loader<'_>, c: &BertConfig) -> Result<(Transformer, H
     let mut layers = Vec::with_capacity(c.layers);
     for i in 0..c.layers {
         let name = |part: &str| format!("encoder.layer.{i}.{part}");
-        let qkv = ["attention.self.query", "attention.self.key", "attention.self.value"];
+        let [qkv, output, up, down] = linears::bert(c, i);
         layers.push(Layer {
             attention_norm: l.norm(&name("attention.output.LayerNorm"), d, false, c.eps)?,
-            qkv: stack(l, &qkv.map(|p| (name(p), d)), d, true)?,
-            output: stack(l, &[(name("attention.output.dense"), d)], d, true)?,
+            qkv: stack(l, &qkv, true)?,
+            output: stack(l, &output, true)?,
             ffn_norm: l.norm(&name("output.LayerNorm"), d, false, c.eps)?,
-            up: stack(l, &[(name("intermediate.dense"), c.intermediate)], d, true)?,
+            up: stack(l, &up, true)?,
             gated: false,
             activation: act,
-            down: stack(l, &[(name("output.dense"), d)], c.intermediate, true)?,
+            down: stack(l, &down, true)?,
         });
     }
     let transformer = Transformer {
@@ -69,10 +70,11 @@ pub(crate) fn load(l: &mut Loader<'_>, c: &BertConfig) -> Result<(Transformer, H
         bidirectional: true,
         head: None,
     };
+    let own = |name: &str, rows| Parts { parts: vec![(name.into(), rows)], cols: d };
     let head = match &c.head {
         BertHead::None => Head::None,
         BertHead::MaskedLm => Head::MaskedLm {
-            transform: stack(l, &[("cls.predictions.transform.dense".into(), d)], d, true)?,
+            transform: stack(l, &own("cls.predictions.transform.dense", d), true)?,
             activation: act,
             norm: l.norm("cls.predictions.transform.LayerNorm", d, false, c.eps)?,
             decoder: match l.checkpoint.has("cls.predictions.decoder.weight") {
@@ -82,8 +84,8 @@ pub(crate) fn load(l: &mut Loader<'_>, c: &BertConfig) -> Result<(Transformer, H
             bias: l.vector("cls.predictions.bias", c.vocab)?,
         },
         BertHead::Classifier { labels } => Head::Classifier {
-            pooler: stack(l, &[("pooler.dense".into(), d)], d, true)?,
-            classifier: stack(l, &[("classifier".into(), labels.len())], d, true)?,
+            pooler: stack(l, &own("pooler.dense", d), true)?,
+            classifier: stack(l, &own("classifier", labels.len()), true)?,
         },
     };
     Ok((transformer, head))

@@ -17,7 +17,7 @@ use crate::{Error, Result};
 use std::sync::Arc;
 
 /// Rows of logits that are made at a time: 49,152 tokens of vocabulary take 25 MB.
-const HEAD_ROWS: usize = 128;
+pub(crate) const HEAD_ROWS: usize = 128;
 
 /// Tokens of one sequence.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -70,10 +70,11 @@ pub(crate) fn bucket(n: usize) -> usize {
 }
 
 /// One sequence without its padding.
-struct Packed {
-    tokens: Vec<u32>,
-    types: Vec<u32>,
-    positions: Vec<u32>,
+#[derive(Debug, Clone)]
+pub(crate) struct Packed {
+    pub(crate) tokens: Vec<u32>,
+    pub(crate) types: Vec<u32>,
+    pub(crate) positions: Vec<u32>,
 }
 
 impl Model {
@@ -267,7 +268,7 @@ impl Model {
     }
 
     /// Leaves padding out. OPT and Llama count positions without it; BERT's positions are those in the padded row.
-    fn pack(&self, s: &Sequence) -> Result<Packed> {
+    pub(crate) fn pack(&self, s: &Sequence) -> Result<Packed> {
         let shape = &self.transformer.shape;
         let n = s.tokens.len();
         if (!s.mask.is_empty() && s.mask.len() != n) || (!s.types.is_empty() && s.types.len() != n) {
@@ -383,7 +384,7 @@ impl Model {
     }
 
     /// A plan that takes `picks` rows of the last hidden states and makes their logits (and losses).
-    fn build_head(&self, last: &Arc<Buffer>, rows: usize, cols: usize, picks: usize) -> Result<HeadPlan> {
+    pub(crate) fn build_head(&self, last: &Arc<Buffer>, rows: usize, cols: usize, picks: usize) -> Result<HeadPlan> {
         let (c, t) = (&self.context, &self.transformer);
         let mut g = Graph::new(format!("head of {picks} rows"), c);
         let (picked, targets) = (c.storage("inputs", 4 * picks as u64)?, c.storage("inputs", 4 * picks as u64)?);
@@ -450,11 +451,12 @@ fn segment((rows, data): (std::ops::Range<usize>, crate::plan::SlotId)) -> Segme
     Segment { rows, data, offset: 0, scales: None }
 }
 
-struct HeadPlan {
-    bound: Bound,
-    picked: Arc<Buffer>,
-    targets: Arc<Buffer>,
-    logits: Arc<Buffer>,
-    cols: usize,
-    losses: Option<Arc<Buffer>>,
+#[derive(Debug)]
+pub(crate) struct HeadPlan {
+    pub(crate) bound: Bound,
+    pub(crate) picked: Arc<Buffer>,
+    pub(crate) targets: Arc<Buffer>,
+    pub(crate) logits: Arc<Buffer>,
+    pub(crate) cols: usize,
+    pub(crate) losses: Option<Arc<Buffer>>,
 }

@@ -1,5 +1,6 @@
 //! Llama: RMSNorm, rotary positions, grouped heads, SiLU gate.
 
+use super::linears::{self, Parts};
 use super::transformer::{Dimensions, Layer, Linear, Transformer};
 use super::weights::Loader;
 use crate::Result;
@@ -8,21 +9,19 @@ use crate::kernel::linear::Activation;
 use crate::kernel::rope::Pairing;
 
 pub(crate) fn load(l: &mut Loader<'_>, c: &LlamaConfig) -> Result<Transformer> {
-    let (q_rows, kv_rows) = (c.heads * c.head_dim, c.kv_heads * c.head_dim);
     let mut layers = Vec::with_capacity(c.layers);
     for i in 0..c.layers {
         let name = |part: &str| format!("model.layers.{i}.{part}");
-        let qkv = [("self_attn.q_proj", q_rows), ("self_attn.k_proj", kv_rows), ("self_attn.v_proj", kv_rows)];
-        let up = [("mlp.gate_proj", c.intermediate), ("mlp.up_proj", c.intermediate)];
+        let [qkv, output, up, down] = linears::llama(c, i);
         layers.push(Layer {
             attention_norm: l.norm(&name("input_layernorm"), c.hidden, true, c.rms_eps)?,
-            qkv: stack(l, &qkv.map(|(p, r)| (name(p), r)), c.hidden, c.attention_bias)?,
-            output: stack(l, &[(name("self_attn.o_proj"), c.hidden)], q_rows, c.attention_bias)?,
+            qkv: stack(l, &qkv, c.attention_bias)?,
+            output: stack(l, &output, c.attention_bias)?,
             ffn_norm: l.norm(&name("post_attention_layernorm"), c.hidden, true, c.rms_eps)?,
-            up: stack(l, &up.map(|(p, r)| (name(p), r)), c.hidden, c.mlp_bias)?,
+            up: stack(l, &up, c.mlp_bias)?,
             gated: true,
             activation: Activation::Silu,
-            down: stack(l, &[(name("mlp.down_proj"), c.hidden)], c.intermediate, c.mlp_bias)?,
+            down: stack(l, &down, c.mlp_bias)?,
         });
     }
     let factors =
@@ -58,9 +57,9 @@ pub(crate) fn load(l: &mut Loader<'_>, c: &LlamaConfig) -> Result<Transformer> {
 }
 
 /// Matrices `NAME.weight`, stacked where they share a format, with the biases `NAME.bias` end to end.
-pub(crate) fn stack(l: &mut Loader<'_>, parts: &[(String, usize)], cols: usize, bias: bool) -> Result<Linear> {
+pub(crate) fn stack(l: &mut Loader<'_>, Parts { parts, cols }: &Parts, bias: bool) -> Result<Linear> {
     let named = |suffix: &str| parts.iter().map(|(p, r)| (format!("{p}.{suffix}"), *r)).collect::<Vec<_>>();
-    let weights = l.stacked(&named("weight"), cols)?;
+    let weights = l.stacked(&named("weight"), *cols)?;
     let bias = if bias { l.vectors(&named("bias"))? } else { None };
     Ok(Linear { parts: weights, bias })
 }

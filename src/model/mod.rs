@@ -1,8 +1,10 @@
 //! Model families: Llama, OPT and BERT, one description of a transformer, and sessions that generate text.
 
 mod bert;
+mod linears;
 mod llama;
 mod opt;
+mod probe;
 mod session;
 mod sliced;
 mod transformer;
@@ -11,6 +13,8 @@ mod weights;
 mod forward;
 
 pub use forward::{Outputs, Sequence};
+pub use linears::{Linear, Site, linears};
+pub use probe::{Keep, Loss, Probe};
 pub use session::{Generation, Sampling, Session, Token};
 pub use sliced::SlicedGeneration;
 pub use transformer::Dimensions;
@@ -19,10 +23,10 @@ pub use weights::Progress;
 use crate::format::{Checkpoint, Config, Tokenizer};
 use crate::gpu::Context;
 use crate::{Error, Result};
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 use std::sync::{Arc, Mutex};
 use transformer::Transformer;
-use weights::Loader;
+use weights::{Loader, Place};
 
 /// A model on a device. Sessions share it.
 #[derive(Debug)]
@@ -35,6 +39,8 @@ pub struct Model {
     chat_template: Option<String>,
     name: String,
     plans: Mutex<HashMap<String, Arc<forward::Runner>>>,
+    /// Where the weights of linear layers lie, in a model that was loaded for changes.
+    places: BTreeMap<String, Place>,
 }
 
 impl Model {
@@ -43,7 +49,19 @@ impl Model {
     /// # Errors
     /// What the checkpoint lacks or gets wrong, by the tensor's name; [`Error::OutOfMemory`], [`Error::Limit`].
     pub fn load(context: &Context, checkpoint: &Checkpoint, progress: Progress<'_>) -> Result<Arc<Self>> {
-        let mut loader = Loader::new(context, checkpoint, progress);
+        Self::load_with(Loader::new(context, checkpoint, progress))
+    }
+
+    /// The same with the weights of linear layers in f32, whatever they are in the file, so that [`Model::set_weight`] can change them.
+    ///
+    /// # Errors
+    /// As [`Model::load`]; [`Error::Unsupported`] for a model of spectral factors.
+    pub fn load_open(context: &Context, checkpoint: &Checkpoint, progress: Progress<'_>) -> Result<Arc<Self>> {
+        Self::load_with(Loader { places: Some(BTreeMap::new()), ..Loader::new(context, checkpoint, progress) })
+    }
+
+    fn load_with(mut loader: Loader<'_>) -> Result<Arc<Self>> {
+        let (context, checkpoint) = (loader.context, loader.checkpoint);
         let (transformer, head) = match &checkpoint.config {
             Config::Llama(c) => (llama::load(&mut loader, c)?, bert::Head::None),
             Config::Opt(c) => (opt::load(&mut loader, c)?, bert::Head::None),
@@ -59,7 +77,17 @@ impl Model {
             chat_template: checkpoint.chat_template().map(str::to_owned),
             name: checkpoint.name.clone(),
             plans: Mutex::default(),
+            places: loader.places.unwrap_or_default(),
         }))
+    }
+
+    /// Overwrites the weight of a linear layer, row after row; runs that are submitted from now on see it.
+    ///
+    /// # Errors
+    /// [`Error::Request`] unless the model came from [`Model::load_open`] and has such a layer; [`Error::Shape`] for a wrong size.
+    pub fn set_weight(&self, name: &str, values: &[f32]) -> Result<()> {
+        let none = || Error::Request(format!("{}: `{name}` is no weight of a linear layer that may be changed", self.name));
+        self.places.get(name).ok_or_else(none)?.write(&self.context, name, values)
     }
 
     /// The device that it lies on.

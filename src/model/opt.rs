@@ -1,6 +1,7 @@
 //! OPT: LayerNorm before or (350M) after each sublayer, learned positions offset by 2, biases everywhere.
 
 use super::activation;
+use super::linears;
 use super::llama::stack;
 use super::transformer::{Dimensions, Layer, Transformer};
 use super::weights::{Loader, unsupported};
@@ -18,16 +19,16 @@ pub(crate) fn load(l: &mut Loader<'_>, c: &OptConfig) -> Result<Transformer> {
     let mut layers = Vec::with_capacity(c.layers);
     for i in 0..c.layers {
         let name = |part: &str| format!("model.decoder.layers.{i}.{part}");
-        let qkv = ["self_attn.q_proj", "self_attn.k_proj", "self_attn.v_proj"];
+        let [qkv, output, up, down] = linears::opt(c, i);
         layers.push(Layer {
             attention_norm: l.norm(&name("self_attn_layer_norm"), d, false, EPS)?,
-            qkv: stack(l, &qkv.map(|p| (name(p), d)), d, c.enable_bias)?,
-            output: stack(l, &[(name("self_attn.out_proj"), d)], d, c.enable_bias)?,
+            qkv: stack(l, &qkv, c.enable_bias)?,
+            output: stack(l, &output, c.enable_bias)?,
             ffn_norm: l.norm(&name("final_layer_norm"), d, false, EPS)?,
-            up: stack(l, &[(name("fc1"), c.ffn)], d, c.enable_bias)?,
+            up: stack(l, &up, c.enable_bias)?,
             gated: false,
             activation: activation(c.activation),
-            down: stack(l, &[(name("fc2"), d)], c.ffn, c.enable_bias)?,
+            down: stack(l, &down, c.enable_bias)?,
         });
     }
     let width = c.word_embed_proj_dim;

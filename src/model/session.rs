@@ -82,8 +82,13 @@ pub struct Session {
 
 /// Key and value caches for every layer.
 pub(crate) fn caches(context: &Context, t: &Transformer, sequences: usize, capacity: usize) -> Result<Vec<(Arc<Buffer>, Arc<Buffer>)>> {
+    (0..t.layers.len()).map(|_| cache(context, t, sequences, capacity)).collect()
+}
+
+/// The key and the value cache of a layer.
+pub(crate) fn cache(context: &Context, t: &Transformer, sequences: usize, capacity: usize) -> Result<(Arc<Buffer>, Arc<Buffer>)> {
     let bytes = 4 * (sequences * t.shape.kv_heads * capacity * t.shape.head_dim) as u64;
-    (0..t.layers.len()).map(|_| Ok((context.storage("kv cache", bytes)?, context.storage("kv cache", bytes)?))).collect()
+    Ok((context.storage("kv cache", bytes)?, context.storage("kv cache", bytes)?))
 }
 
 impl Session {

@@ -1,5 +1,6 @@
 //! One description for Llama, OPT and BERT on the device, and the plans that run it.
 
+use super::linears::Site;
 use super::weights::{DeviceMatrix, DeviceNorm, Graph, Weight};
 use crate::Result;
 use crate::gpu::Buffer;
@@ -105,21 +106,28 @@ impl Transformer {
     /// Appends everything up to the last layer's output (before the final norm).
     pub(crate) fn body(&self, g: &mut Graph, inputs: &Inputs<'_>) -> Result<Tensor> {
         let mut x = self.embed(g, inputs)?;
-        let pairing = self.angles.as_ref().map_or(Pairing::None, |a| a.1);
-        let angles = self.angles.as_ref().map(|(buffer, _)| Angles { slot: g.slot("angles", buffer), positions: self.shape.max_positions });
-        for (i, layer) in self.layers.iter().enumerate() {
-            let label = |part: &str| format!("layer {i} {part}");
-            let rotary = angles.as_ref().map(|a| (a, pairing));
-            x = if self.pre_norm {
-                self.pre_norm_layer(g, inputs, i, layer, rotary, x, &label)?
-            } else {
-                self.post_norm_layer(g, inputs, i, layer, rotary, x, &label)?
-            };
+        for i in 0..self.layers.len() {
+            x = self.layer(g, inputs, i, x)?;
         }
         Ok(x)
     }
 
-    fn embed(&self, g: &mut Graph, inputs: &Inputs<'_>) -> Result<Tensor> {
+    /// Appends layer `i` over rows of hidden states; before its norms (not after them), it may be made in the place of `x`.
+    pub(crate) fn layer(&self, g: &mut Graph, inputs: &Inputs<'_>, i: usize, x: Tensor) -> Result<Tensor> {
+        let angles = self
+            .angles
+            .as_ref()
+            .map(|(buffer, pairing)| (Angles { slot: g.slot("angles", buffer), positions: self.shape.max_positions }, *pairing));
+        let rotary = angles.as_ref().map(|(a, pairing)| (a, *pairing));
+        let (layer, label) = (&self.layers[i], |part: &str| format!("layer {i} {part}"));
+        if self.pre_norm {
+            self.pre_norm_layer(g, inputs, i, layer, rotary, x, &label)
+        } else {
+            self.post_norm_layer(g, inputs, i, layer, rotary, x, &label)
+        }
+    }
+
+    pub(crate) fn embed(&self, g: &mut Graph, inputs: &Inputs<'_>) -> Result<Tensor> {
         let rows = inputs.sequences * inputs.rows;
         let hidden = self.shape.hidden;
         // The last of the steps below writes the tensor that is tapped.
@@ -175,6 +183,7 @@ impl Transformer {
             Some(_) => (g.b.transient("residual", x.rows, x.cols), Residual::Add(x)),
             None => (x, Residual::InPlace),
         };
+        let a = g.input(Site::Output, &a)?;
         project(g, &label("attention output"), &layer.output, &a, &x1, Fused { residual, ..Default::default() })?;
         let (h, fused) = normed(g, &label("ffn norm"), &layer.ffn_norm, &x1)?;
         let f = self.feed_forward(g, layer, (&h, fused), label)?;
@@ -183,6 +192,7 @@ impl Transformer {
             Some(t) => (t, Residual::Add(x1)),
             None => (x1, Residual::InPlace),
         };
+        let f = g.input(Site::Down, &f)?;
         project(g, &label("ffn down"), &layer.down, &f, &x2, Fused { residual, ..Default::default() })?;
         Ok(x2)
     }
@@ -200,17 +210,18 @@ impl Transformer {
     ) -> Result<Tensor> {
         let a = self.attend(g, inputs, i, layer, rotary, (&x, None), label)?;
         let sum = g.b.transient("residual", x.rows, x.cols);
+        let a = g.input(Site::Output, &a)?;
         project(g, &label("attention output"), &layer.output, &a, &sum, Fused { residual: Residual::Add(x), ..Default::default() })?;
         let n = g.norm(&layer.attention_norm);
         let x1 = g.b.transient("normed", x.rows, x.cols);
         norm(&mut g.b, &label("attention norm"), &sum, &x1, &n, Rows::All)?;
         let f = self.feed_forward(g, layer, (&x1, None), label)?;
         let sum = g.b.transient("residual", x.rows, x.cols);
+        let f = g.input(Site::Down, &f)?;
         project(g, &label("ffn down"), &layer.down, &f, &sum, Fused { residual: Residual::Add(x1), ..Default::default() })?;
         let n = g.norm(&layer.ffn_norm);
-        // The last hidden state of a model that projects back is the projected one.
-        let projected = i + 1 == self.layers.len() && self.project_out.is_some();
-        let x2 = match inputs.taps.iter().find(|t| t.0 == i + 1 && !projected) {
+        // The last hidden state of a model that projects back is the projected one, of another width.
+        let x2 = match inputs.taps.iter().find(|t| t.0 == i + 1 && t.1.cols == x.cols) {
             Some((_, t)) => *t,
             None => g.b.transient("normed", x.rows, x.cols),
         };
@@ -232,6 +243,7 @@ impl Transformer {
     ) -> Result<Tensor> {
         let s = &self.shape;
         let (q_cols, kv_cols) = (s.heads * s.head_dim, s.kv_heads * s.head_dim);
+        let h = &g.input(Site::Qkv, h)?;
         let x = if layer.qkv.parts.len() == 1 {
             let qkv = g.b.transient("qkv", h.rows, q_cols + 2 * kv_cols);
             project(g, &label("qkv"), &layer.qkv, h, &qkv, Fused { norm, ..Default::default() })?;
@@ -267,6 +279,7 @@ impl Transformer {
         (h, norm): (&Tensor, FusedNorm),
         label: &dyn Fn(&str) -> String,
     ) -> Result<Tensor> {
+        let h = &g.input(Site::Up, h)?;
         let rows: usize = layer.up.parts.iter().map(Weight::rows).sum();
         let inner = g.b.transient("inner", h.rows, if layer.gated { rows / 2 } else { rows });
         if !layer.gated {

@@ -5,11 +5,15 @@ use crate::gpu::{Buffer, Context};
 use crate::kernel::norm::Norm;
 use crate::plan::{Builder, SlotId};
 use crate::quant::Packed;
-use crate::tensor::{Format, Matrix, Segment};
+use crate::kernel::add::add;
+use crate::kernel::matmul::{Product, matmul};
+use crate::tensor::{Format, Matrix, Segment, Tensor};
 use crate::{Error, Result};
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 use std::ops::Range;
 use std::sync::Arc;
+
+use super::linears::Site;
 
 /// Reports progress of loading: tensors done, tensors in all.
 pub type Progress<'a> = &'a (dyn Fn(usize, usize) + Sync);
@@ -53,6 +57,36 @@ impl Weight {
     }
 }
 
+/// Where a tensor of f32 lies: in a matrix that it may share with others, from a row on.
+#[derive(Debug, Clone)]
+pub(crate) struct Place {
+    matrix: DeviceMatrix,
+    first: usize,
+    rows: usize,
+}
+
+impl Place {
+    /// Overwrites the tensor.
+    ///
+    /// # Errors
+    /// [`Error::Shape`] where it is of another size; what the device reports.
+    pub(crate) fn write(&self, context: &Context, name: &str, values: &[f32]) -> Result<()> {
+        let cols = self.matrix.cols;
+        if values.len() != self.rows * cols {
+            return Err(Error::shape("weights", format!("{name}: {} values for {} x {cols}", values.len(), self.rows)));
+        }
+        let own = self.first..self.first + self.rows;
+        for (rows, data, _) in &self.matrix.segments {
+            let (start, end) = (rows.start.max(own.start), rows.end.min(own.end));
+            if start < end {
+                let part = &values[(start - own.start) * cols..(end - own.start) * cols];
+                context.write(data, 4 * ((start - rows.start) * cols) as u64, bytemuck::cast_slice(part))?;
+            }
+        }
+        Ok(())
+    }
+}
+
 /// Rows, data, scales.
 type DeviceSegment = (Range<usize>, Arc<Buffer>, Option<Arc<Buffer>>);
 
@@ -80,11 +114,13 @@ pub(crate) struct Loader<'a> {
     pub(crate) progress: Progress<'a>,
     pub(crate) done: usize,
     pub(crate) total: usize,
+    /// Weights of linear layers become f32 whatever they are in the file, and where they lie is noted.
+    pub(crate) places: Option<BTreeMap<String, Place>>,
 }
 
 impl<'a> Loader<'a> {
     pub(crate) fn new(context: &'a Context, checkpoint: &'a Checkpoint, progress: Progress<'a>) -> Self {
-        Self { context, checkpoint, progress, done: 0, total: checkpoint.tensors().count() }
+        Self { context, checkpoint, progress, done: 0, total: checkpoint.tensors().count(), places: None }
     }
 
     fn step(&mut self) {
@@ -121,18 +157,21 @@ impl<'a> Loader<'a> {
 
     /// One matrix.
     pub(crate) fn matrix(&mut self, name: &str, rows: usize, cols: usize) -> Result<DeviceMatrix> {
-        let planes = self.planes(name, rows, cols)?;
+        let planes = self.planes(name, rows, cols, false)?;
         self.upload(planes, rows, cols)
     }
 
     /// Matrices of one width, stacked into one where they share a format, so that one dispatch serves them all.
     pub(crate) fn stacked(&mut self, parts: &[(String, usize)], cols: usize) -> Result<Vec<Weight>> {
-        if parts.iter().any(|(name, _)| self.factored(name).is_some()) {
+        if let Some((name, _)) = parts.iter().find(|(name, _)| self.factored(name).is_some()) {
+            if self.places.is_some() {
+                return Err(unsupported(format!("{name}: factors in the place of a weight"), "write whole weights with `etalon merge` first"));
+            }
             return parts.iter().map(|(name, rows)| self.weight(name, *rows, cols)).collect();
         }
         let mut planes = Vec::new();
         for (name, rows) in parts {
-            planes.push(self.planes(name, *rows, cols)?);
+            planes.push(self.planes(name, *rows, cols, self.places.is_some())?);
         }
         let first = planes[0].format;
         let per_tensor = matches!(first, Format::Quant(q) if q.per_tensor);
@@ -144,7 +183,15 @@ impl<'a> Loader<'a> {
             all.data.extend(p.data);
             all.scales.extend(p.scales);
         }
-        Ok(vec![Weight::Whole(self.upload(all, parts.iter().map(|p| p.1).sum(), cols)?)])
+        let matrix = self.upload(all, parts.iter().map(|p| p.1).sum(), cols)?;
+        if let Some(places) = &mut self.places {
+            let mut first = 0;
+            for (name, rows) in parts {
+                places.insert(name.clone(), Place { matrix: matrix.clone(), first, rows: *rows });
+                first += rows;
+            }
+        }
+        Ok(vec![Weight::Whole(matrix)])
     }
 
     /// What the names of a weight's factors begin with, where the file has those instead of the weight.
@@ -166,11 +213,13 @@ impl<'a> Loader<'a> {
         Ok(Weight::Factors { down: self.matrix(&part("v"), k, cols)?, up })
     }
 
-    fn planes(&mut self, name: &str, rows: usize, cols: usize) -> Result<Planes> {
+    /// A matrix as it is stored, or with `whole` in f32.
+    fn planes(&mut self, name: &str, rows: usize, cols: usize, whole: bool) -> Result<Planes> {
         let dense = |format, data| Planes { format, data, scales: Vec::new() };
         let host = self.checkpoint.matrix(name, rows, cols)?;
         self.step();
         Ok(match host {
+            host if whole => dense(Format::F32, bytemuck::cast_vec(host.into_f32())),
             HostMatrix::F32(v) => dense(Format::F32, bytemuck::cast_vec(v)),
             HostMatrix::F16(v) => dense(Format::F16, halves(&v, cols)),
             HostMatrix::Bf16(v) => dense(Format::Bf16, halves(&v, cols)),
@@ -206,11 +255,41 @@ pub(crate) struct Graph {
     pub(crate) bound: Vec<(SlotId, Arc<Buffer>)>,
     /// By the buffer's address: one slot a buffer, so that the builder sees a buffer that is bound twice.
     slots: HashMap<usize, SlotId>,
+    /// What is done with what linear layers read.
+    pub(crate) hook: Hook,
+}
+
+/// What a plan does with what linear layers read, beside their products.
+pub(crate) enum Hook {
+    Nothing,
+    /// Adds noise to what the layers of a site read, and to nothing else.
+    Noise(Site, Tensor),
+    /// Sums the outer products of each site's rows, each row times its factor in a slot.
+    Moments(SlotId, Vec<(Site, Tensor)>),
 }
 
 impl Graph {
     pub(crate) fn new(label: impl Into<String>, context: &Context) -> Self {
-        Self { b: Builder::new(label, context.facts()), bound: Vec::new(), slots: HashMap::new() }
+        Self { b: Builder::new(label, context.facts()), bound: Vec::new(), slots: HashMap::new(), hook: Hook::Nothing }
+    }
+
+    /// What the layers of a site are to read, given what they would.
+    pub(crate) fn input(&mut self, site: Site, x: &Tensor) -> Result<Tensor> {
+        match &self.hook {
+            Hook::Noise(of, noise) if *of == site => {
+                let y = self.b.transient("disturbed", x.rows, x.cols);
+                add(&mut self.b, "disturb", x, noise, &y)?;
+                return Ok(y);
+            }
+            Hook::Moments(factors, all) => {
+                let product = Product { a_t: true, scale: Some((*factors, 0)), ..Product::default() };
+                for (_, y) in all.iter().filter(|(of, _)| *of == site) {
+                    matmul(&mut self.b, "moments", &(*x).into(), &(*x).into(), &(*y).into(), &product)?;
+                }
+            }
+            _ => {}
+        }
+        Ok(*x)
     }
 
     /// The slot of a buffer.

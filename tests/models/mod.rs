@@ -1,5 +1,6 @@
 //! Models against the values that other implementations recorded (tests/fixtures/README.md).
 
+mod probe;
 mod real;
 mod sessions;
 mod tiny;
