@@ -12,6 +12,8 @@ pub mod reference;
 pub mod tensor;
 
 #[cfg(feature = "models")]
+pub mod compress;
+#[cfg(feature = "models")]
 pub mod format;
 #[cfg(feature = "models")]
 pub mod model;

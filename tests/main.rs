@@ -4,6 +4,7 @@
 #![allow(unreachable_pub, missing_debug_implementations, reason = "helpers of one binary")]
 #![allow(clippy::type_complexity, reason = "tables of cases")]
 
+mod compress;
 mod embed;
 mod format;
 mod kernels;

@@ -2,6 +2,7 @@
 
 mod bench;
 mod common;
+mod compress;
 mod devices;
 mod embed;
 mod generate;
@@ -47,6 +48,10 @@ enum Command {
     Logits(logits::Args),
     /// Run a short prompt on the device and compare every dispatch with its CPU twin
     Verify(verify::Args),
+    /// Measure what rounding each part of a model costs
+    Sensitivity(compress::sensitivity::Args),
+    /// Quantise a model: as many bits for each part as a budget allows
+    Quantize(Box<compress::quantize::Args>),
     /// Train a decoder on plain text
     Train(train::Args),
     /// Train by several methods on the same text, and compare them
@@ -111,6 +116,8 @@ fn run(cli: &Cli) -> anyhow::Result<()> {
         Command::Perplexity(args) => perplexity::run(g, args),
         Command::Logits(args) => logits::run(g, args),
         Command::Verify(args) => verify::run(g, args),
+        Command::Sensitivity(args) => compress::sensitivity::run(g, args),
+        Command::Quantize(args) => compress::quantize::run(g, args),
         Command::Train(args) => train::run(g, args),
         Command::Compare(args) => train::compare::run(g, args),
         Command::Merge(args) => train::merge::run(g, args),

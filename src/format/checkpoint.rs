@@ -6,7 +6,8 @@ use std::sync::Arc;
 
 use serde_json::Value as Json;
 
-use super::config::Config;
+use super::compressed;
+use super::config::{self, Config};
 use super::ggml::{self, GgmlType};
 use super::gguf::Gguf;
 use super::names;
@@ -113,6 +114,8 @@ pub struct Checkpoint {
     bos: Option<String>,
     eos: Option<String>,
     chat_template: Option<String>,
+    /// The text of a `config.json`.
+    config_text: Option<Vec<u8>>,
 }
 
 impl Checkpoint {
@@ -130,6 +133,7 @@ impl Checkpoint {
             bos: None,
             eos: None,
             chat_template: if gguf.has(TEMPLATE) { Some(gguf.str(TEMPLATE)?.into()) } else { None },
+            config_text: None,
         };
         for info in gguf.tensors.values() {
             let encoding = match info.ty {
@@ -177,6 +181,7 @@ impl Checkpoint {
             bos: special.bos,
             eos: special.eos,
             chat_template: special.chat_template,
+            config_text: Some(config.to_vec()),
         };
         for (index, source) in sources.iter().enumerate() {
             for entry in safetensors::read_header(&**source)? {
@@ -218,9 +223,9 @@ impl Checkpoint {
         self.entries.values()
     }
 
-    /// True if there is a tensor of this name.
+    /// True if there is a tensor of this name, whole or as the parts of a compressed one.
     pub fn has(&self, name: &str) -> bool {
-        self.entries.contains_key(name)
+        self.entries.contains_key(name) || self.entries.contains_key(&format!("{name}_packed"))
     }
 
     /// The tensor of this name; an error that names similar ones if there is none.
@@ -242,8 +247,11 @@ impl Checkpoint {
         self.sources[entry.source].read(entry.offset, len)
     }
 
-    /// A matrix of this shape.
+    /// A matrix of this shape; of a compressed layer, from its parts `NAME_packed`, `NAME_scale` and so on.
     pub fn matrix(&self, name: &str, rows: usize, cols: usize) -> Result<HostMatrix> {
+        if !self.entries.contains_key(name) && self.has(name) {
+            return compressed::read(self, name, rows, cols).map(HostMatrix::Packed);
+        }
         let entry = self.tensor(name)?;
         self.check_shape(entry, &[rows, cols])?;
         let bytes = self.bytes(name)?;
@@ -301,12 +309,59 @@ impl Checkpoint {
         Ok(tokenizer)
     }
 
+    /// The `config.json` of the model: the one that it came with, or for a GGUF file one with what that says.
+    ///
+    /// # Errors
+    /// [`Error::Format`] for one that is no JSON object; [`Error::Unsupported`] for what such a file cannot say.
+    pub fn config_json(&self) -> Result<serde_json::Map<String, Json>> {
+        let Some(text) = &self.config_text else { return self.made_config() };
+        serde_json::from_slice(text).map_err(|e| Error::format(&self.name, "config.json", e.to_string()))
+    }
+
+    fn made_config(&self) -> Result<serde_json::Map<String, Json>> {
+        match &self.config {
+            Config::Llama(c) if !self.has("rope_freqs.weight") => config::llama_json(c),
+            _ => Err(Error::Unsupported {
+                what: format!("{}: a config.json from this file", self.name),
+                advice: "start from the model's folder of safetensors".into(),
+            }),
+        }
+    }
+
+    /// The model's `tokenizer.json`, if it came with one, or with a vocabulary that can be written as one.
+    pub fn tokenizer_json(&self) -> Result<Option<Vec<u8>>> {
+        match &self.tokenizer {
+            TokenizerFile::None => Ok(None),
+            TokenizerFile::Json(_, json) => Ok(Some(json.clone())),
+            TokenizerFile::Gguf(gguf) => Tokenizer::from_gguf(gguf)?.to_json().map(Some),
+        }
+    }
+
+    /// A `tokenizer_config.json` with the model's special tokens and chat template.
+    pub fn tokenizer_config_json(&self) -> Json {
+        let tokenizer = self.tokenizer().ok();
+        let text = |id: Option<u32>| id.and_then(|i| tokenizer.as_ref()?.token(i));
+        let ids = tokenizer.as_ref().map(|t| (t.bos, t.eos.first().copied()));
+        let mut json = serde_json::json!({ "tokenizer_class": "PreTrainedTokenizerFast" });
+        let fields = [
+            ("bos_token", self.bos.clone().or_else(|| text(ids?.0))),
+            ("eos_token", self.eos.clone().or_else(|| text(ids?.1))),
+            ("chat_template", self.chat_template.clone()),
+        ];
+        fields.into_iter().for_each(|(name, value)| {
+            if let Some(value) = value {
+                json[name] = value.into();
+            }
+        });
+        json
+    }
+
     /// The template that turns a conversation into text.
     pub fn chat_template(&self) -> Option<&str> {
         self.chat_template.as_deref()
     }
 
-    fn fail(&self, entry: &TensorEntry, message: impl Into<String>) -> Error {
+    pub(super) fn fail(&self, entry: &TensorEntry, message: impl Into<String>) -> Error {
         Error::format(self.sources[entry.source].name(), &entry.name, message)
     }
 
@@ -315,7 +370,7 @@ impl Checkpoint {
         Error::Unsupported { what, advice: "convert it to F32, F16 or BF16".into() }
     }
 
-    fn check_shape(&self, entry: &TensorEntry, shape: &[usize]) -> Result<()> {
+    pub(super) fn check_shape(&self, entry: &TensorEntry, shape: &[usize]) -> Result<()> {
         if entry.shape == shape && !shape.contains(&0) {
             Ok(())
         } else {
@@ -323,7 +378,7 @@ impl Checkpoint {
         }
     }
 
-    fn floats(&self, entry: &TensorEntry, bytes: &[u8]) -> Result<Vec<f32>> {
+    pub(super) fn floats(&self, entry: &TensorEntry, bytes: &[u8]) -> Result<Vec<f32>> {
         let values: Vec<f32> = bytes.chunks_exact(4).map(|b| f32::from_le_bytes([b[0], b[1], b[2], b[3]])).collect();
         match values.iter().position(|x| !x.is_finite()) {
             None => Ok(values),
@@ -332,7 +387,7 @@ impl Checkpoint {
     }
 
     /// 16-bit floats; a value whose `exponent` bits are all set is NaN or infinite.
-    fn halves(&self, entry: &TensorEntry, bytes: &[u8], exponent: u16) -> Result<Vec<u16>> {
+    pub(super) fn halves(&self, entry: &TensorEntry, bytes: &[u8], exponent: u16) -> Result<Vec<u16>> {
         let values: Vec<u16> = bytes.chunks_exact(2).map(|b| u16::from_le_bytes([b[0], b[1]])).collect();
         match values.iter().position(|x| x & exponent == exponent) {
             None => Ok(values),

@@ -1,6 +1,6 @@
 //! Hyper-parameters, checked: no number in here can make later arithmetic overflow.
 
-use serde_json::{Map, Value as Json};
+use serde_json::{Map, Value as Json, json};
 
 use super::gguf::Gguf;
 use crate::error::{Error, Result};
@@ -490,5 +490,30 @@ fn labels(f: &Fields<'_>) -> Result<Vec<String>> {
     match names {
         Some(names) if !names.is_empty() => Ok(names),
         _ => Err(f.fail("id2label", "does not name the labels 0, 1, ...")),
+    }
+}
+
+/// A `config.json` that says what a Llama's configuration does.
+pub(super) fn llama_json(c: &LlamaConfig) -> Result<serde_json::Map<String, Json>> {
+    let scaling = match &c.rope_scaling {
+        None => Json::Null,
+        Some(RopeScaling::Linear { factor }) => json!({ "rope_type": "linear", "factor": factor }),
+        Some(RopeScaling::Llama3 { factor, low_freq_factor, high_freq_factor, original_max_position }) => json!({
+            "rope_type": "llama3", "factor": factor, "low_freq_factor": low_freq_factor, "high_freq_factor": high_freq_factor,
+            "original_max_position_embeddings": original_max_position,
+        }),
+    };
+    let eos = if let [one] = c.eos.as_slice() { json!(one) } else { json!(c.eos) };
+    let json = json!({
+        "model_type": "llama", "architectures": ["LlamaForCausalLM"], "hidden_act": "silu", "vocab_size": c.vocab,
+        "hidden_size": c.hidden, "intermediate_size": c.intermediate, "num_hidden_layers": c.layers,
+        "num_attention_heads": c.heads, "num_key_value_heads": c.kv_heads, "head_dim": c.head_dim,
+        "max_position_embeddings": c.max_positions, "rms_norm_eps": c.rms_eps, "rope_theta": c.rope_theta, "rope_scaling": scaling,
+        "tie_word_embeddings": c.tied, "attention_bias": c.attention_bias, "mlp_bias": c.mlp_bias, "initializer_range": c.init_std,
+        "bos_token_id": c.bos, "eos_token_id": eos, "torch_dtype": "float16",
+    });
+    match json {
+        Json::Object(map) => Ok(map),
+        _ => Ok(serde_json::Map::new()),
     }
 }

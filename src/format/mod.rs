@@ -2,6 +2,7 @@
 
 mod chat;
 mod checkpoint;
+pub mod compressed;
 mod config;
 mod config_gguf;
 mod ggml;

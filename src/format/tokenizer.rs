@@ -75,6 +75,12 @@ impl Tokenizer {
         Ok(tokenizer)
     }
 
+    /// The tokenizer as a `tokenizer.json`.
+    pub fn to_json(&self) -> Result<Vec<u8>> {
+        let text = self.inner.to_string(true).map_err(|e| Error::Request(format!("the tokenizer cannot be written: {e}")))?;
+        Ok(text.into_bytes())
+    }
+
     /// Tokens of a text; `add_special` adds what the model expects around it (`[CLS]`, BOS ...).
     pub fn encode(&self, text: &str, add_special: bool) -> Result<Vec<u32>> {
         let encoding = guarded(|| self.inner.encode_fast(text, add_special))

@@ -46,6 +46,11 @@ pub struct Linear {
 }
 
 impl Linear {
+    /// Its name without `.weight`: what other programs call the layer.
+    pub fn stem(&self) -> &str {
+        self.name.strip_suffix(".weight").unwrap_or(&self.name)
+    }
+
     /// Number of weights.
     pub fn weights(&self) -> u64 {
         (self.rows * self.cols) as u64

@@ -225,7 +225,8 @@ impl Probe {
     fn check(&self, i: usize) -> Result<()> {
         let missing = i >= self.layers();
         if missing || (self.keep == Keep::Current && i != self.at) {
-            let why = if missing { format!("the model has {}", self.layers()) } else { format!("the probe stands before layer {}", self.at) };
+            let why =
+                if missing { format!("the model has {}", self.layers()) } else { format!("the probe stands before layer {}", self.at) };
             return Err(Error::Request(format!("layer {i}: {why}")));
         }
         Ok(())
@@ -259,11 +260,11 @@ impl Probe {
     }
 
     /// How far the model is from what it said, if what the layers of a site of layer `i` read (and nothing else) is disturbed:
-    /// `noise(batch, row, col)` is added to it.
+    /// `noise(batch, row, cols)` is added to its rows, the texts of a batch one under the other, each with its padding.
     ///
     /// # Errors
     /// As [`Probe::measure`].
-    pub async fn disturbed(&self, i: usize, site: Site, noise: &dyn Fn(usize, usize, usize) -> f32) -> Result<Loss> {
+    pub async fn disturbed(&self, i: usize, site: Site, noise: &dyn Fn(usize, usize, usize) -> Vec<f32>) -> Result<Loss> {
         self.check(i)?;
         let mut lanes = Vec::new();
         for lane in &self.lanes {
@@ -273,8 +274,11 @@ impl Probe {
         let context = self.model.context();
         for (b, batch) in self.batches.iter().enumerate() {
             let (lane, (bound, buffer, cols)) = (&self.lanes[batch.lane], &lanes[batch.lane]);
-            let words: Vec<u32> = (0..lane.sequences * lane.rows * cols).map(|e| noise(b, e / cols, e % cols).to_bits()).collect();
-            context.write(buffer, 0, &words)?;
+            let values: Vec<f32> = (0..lane.sequences * lane.rows).flat_map(|row| noise(b, row, *cols)).collect();
+            if values.len() != lane.sequences * lane.rows * cols {
+                return Err(Error::shape("noise", format!("{} values where rows of {cols} are wanted", values.len())));
+            }
+            context.write(buffer, 0, bytemuck::cast_slice(&values))?;
             lane.begin(context, &batch.texts)?;
             copy(context, &batch.inputs[self.place(i)], &lane.stream);
             bound.run(1)?;

@@ -2,11 +2,11 @@
 
 use crate::format::{Checkpoint, HostMatrix};
 use crate::gpu::{Buffer, Context};
+use crate::kernel::add::add;
+use crate::kernel::matmul::{Product, matmul};
 use crate::kernel::norm::Norm;
 use crate::plan::{Builder, SlotId};
 use crate::quant::Packed;
-use crate::kernel::add::add;
-use crate::kernel::matmul::{Product, matmul};
 use crate::tensor::{Format, Matrix, Segment, Tensor};
 use crate::{Error, Result};
 use std::collections::{BTreeMap, HashMap};
@@ -165,7 +165,10 @@ impl<'a> Loader<'a> {
     pub(crate) fn stacked(&mut self, parts: &[(String, usize)], cols: usize) -> Result<Vec<Weight>> {
         if let Some((name, _)) = parts.iter().find(|(name, _)| self.factored(name).is_some()) {
             if self.places.is_some() {
-                return Err(unsupported(format!("{name}: factors in the place of a weight"), "write whole weights with `etalon merge` first"));
+                return Err(unsupported(
+                    format!("{name}: factors in the place of a weight"),
+                    "write whole weights with `etalon merge` first",
+                ));
             }
             return parts.iter().map(|(name, rows)| self.weight(name, *rows, cols)).collect();
         }

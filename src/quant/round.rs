@@ -16,6 +16,7 @@ use crate::error::{Error, Result};
 
 /// Which weights share a scale.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+#[cfg_attr(feature = "models", derive(serde::Serialize, serde::Deserialize))]
 pub enum Granularity {
     /// All of a matrix.
     Tensor,
@@ -27,6 +28,7 @@ pub enum Granularity {
 
 /// How a matrix is to be rounded.
 #[derive(Debug, Clone, Copy, PartialEq)]
+#[cfg_attr(feature = "models", derive(serde::Serialize, serde::Deserialize))]
 pub struct Spec {
     /// Bits of a code: 2, 3, 4, 5, 6 or 8.
     pub bits: u32,

@@ -10,6 +10,7 @@ use crate::{Error, Result};
 
 /// A measure between 0 (nothing in common) and 1 (one is a linear map of the other; for kernel alignment: a rotation and a scale).
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+#[cfg_attr(feature = "models", derive(serde::Serialize, serde::Deserialize))]
 pub enum Similarity {
     /// The first canonical correlation.
     First,
@@ -242,6 +243,7 @@ pub fn null(kind: Similarity, n: usize, p: usize, q: usize) -> f64 {
 
 /// Which layers each is compared with.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+#[cfg_attr(feature = "models", derive(serde::Serialize, serde::Deserialize))]
 pub enum Scope {
     /// All others: along a chain, layers at its ends score higher whatever they do, since they are farther from the rest.
     All,

@@ -1,9 +1,6 @@
 //! Singular values of a model's linear layers, and the model without the small ones (SST, appendix G: singular value pruning).
 
-use super::layout::Layout;
-use super::network::{Network, Spec};
-use super::options::Options;
-use crate::format::{Checkpoint, Config, Encoding, NewTensor, SafetensorsWriter};
+use crate::format::{Checkpoint, Encoding, NewTensor, SafetensorsWriter};
 use crate::gpu::Context;
 use crate::linalg::{Factors, Place, Svd};
 use crate::{Error, Result};
@@ -98,17 +95,7 @@ impl Decomposed {
 /// Gives a weight's elements by its name, outputs and inputs.
 pub type Weights<'a> = dyn Fn(&str, usize, usize) -> Result<Vec<f32>> + Sync + 'a;
 
-/// Names without `.weight`, outputs and inputs of the linear layers of a decoder's blocks.
-///
-/// # Errors
-/// [`Error::Unsupported`] for a family that cannot be trained.
-pub fn linears(config: &Config) -> Result<Vec<(String, usize, usize)>> {
-    let o = Options { context: 1, ..Options::default() };
-    let network = Network::plan(&mut Layout::new(u64::MAX, None), &Spec::Decoder(config.clone()), &o)?;
-    Ok(network.linears().into_iter().map(|l| (l.name.clone(), l.m, l.n)).collect())
-}
-
-/// Decomposes matrices on the device, some of a shape at a time: `weight` gives the elements of one of [`linears`]. Of the vectors
+/// Decomposes matrices on the device, some of a shape at a time: each has a name, outputs and inputs, and `weight` gives its elements. Of the vectors
 /// those of the `most` largest values stay.
 ///
 /// # Errors

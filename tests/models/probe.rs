@@ -18,7 +18,11 @@ fn open(name: &str) -> Arc<Model> {
 
 /// Texts of lengths that fall into several shapes.
 fn texts() -> Vec<Sequence> {
-    [3usize, 17, 40, 16, 9].iter().enumerate().map(|(q, n)| (0..*n).map(|i| (3 + 37 * i + 11 * q) as u32 % 500).collect::<Vec<u32>>().into()).collect()
+    [3usize, 17, 40, 16, 9]
+        .iter()
+        .enumerate()
+        .map(|(q, n)| (0..*n).map(|i| (3 + 37 * i + 11 * q) as u32 % 500).collect::<Vec<u32>>().into())
+        .collect()
 }
 
 fn probe(model: &Arc<Model>, texts: &[Sequence], keep: Keep) -> Probe {
@@ -147,7 +151,8 @@ fn noise_costs_by_its_square() {
         let p = probe(&open(name), &texts(), Keep::All);
         let wave = |b: usize, r: usize, k: usize| ((b + 3 * r + 7 * k) as f32 * 1.7).sin();
         for site in Site::ALL {
-            let cost = |by: f32| c.block_on(p.disturbed(1, site, &|b, r, k| by * wave(b, r, k))).unwrap().change;
+            let noise = |by: f32| move |b, r, cols| (0..cols).map(|k| by * wave(b, r, k)).collect::<Vec<f32>>();
+            let cost = |by: f32| c.block_on(p.disturbed(1, site, &noise(by))).unwrap().change;
             assert_eq!(cost(0.0), 0.0, "{name}, {}", site.name());
             let [one, two] = [0.01, 0.02].map(|by| (cost(by) + cost(-by)) / 2.0);
             assert!((2.5..=6.0).contains(&(two / one)), "{name}, {}: {one:e}, {two:e}", site.name());

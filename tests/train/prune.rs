@@ -5,11 +5,12 @@ use crate::models::fixture;
 use etalon::Error;
 use etalon::format::Checkpoint;
 use etalon::model::Model;
-use etalon::train::prune::{Decomposed, Form, Keep, Kept, decompose, linears, write_pruned};
+use etalon::model::linears;
+use etalon::train::prune::{Decomposed, Form, Keep, Kept, decompose, write_pruned};
 use std::path::{Path, PathBuf};
 
 fn decomposed(checkpoint: &Checkpoint) -> Vec<Decomposed> {
-    let layers = linears(&checkpoint.config).unwrap();
+    let layers: Vec<_> = linears(&checkpoint.config).iter().map(|l| (l.stem().to_owned(), l.rows, l.cols)).collect();
     let weight = |name: &str, m, n| Ok(checkpoint.matrix(&format!("{name}.weight"), m, n)?.into_f32());
     context().block_on(decompose(&context(), &layers, Keep::Energy(1.0), &weight)).unwrap()
 }

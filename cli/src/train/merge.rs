@@ -4,9 +4,10 @@ use crate::common::{Global, bytes, open_checkpoint, open_device, print, print_js
 use anyhow::{Context as _, Result, bail};
 use etalon::Context;
 use etalon::format::{Checkpoint, write_atomically};
+use etalon::model::linears;
 use etalon::train::Export;
 use etalon::train::job::Job;
-use etalon::train::prune::{Decomposed, Form, Keep, Kept, decompose, linears, write_pruned};
+use etalon::train::prune::{Decomposed, Form, Keep, Kept, decompose, write_pruned};
 use serde_json::json;
 use std::path::{Path, PathBuf};
 
@@ -84,7 +85,7 @@ pub(super) fn folder(checkpoint: &Checkpoint) -> Result<PathBuf> {
 
 /// Decomposes the linear layers of a model.
 pub(super) fn decomposed(context: &Context, checkpoint: &Checkpoint, most: Keep) -> Result<Vec<Decomposed>> {
-    let layers = linears(&checkpoint.config)?;
+    let layers: Vec<_> = linears(&checkpoint.config).iter().map(|l| (l.stem().to_owned(), l.rows, l.cols)).collect();
     let weight = |name: &str, m, n| Ok(checkpoint.matrix(&format!("{name}.weight"), m, n)?.into_f32());
     Ok(context.block_on(decompose(context, &layers, most, &weight))?)
 }

@@ -18,6 +18,9 @@ use crate::{Error, Result};
 use std::ops::Range;
 use std::sync::Arc;
 
+/// A site, its width, and where the sums of its outer products lie.
+type Moments = (Site, usize, Arc<Buffer>);
+
 /// Keys and values.
 type Cache = (Arc<Buffer>, Arc<Buffer>);
 
@@ -199,7 +202,7 @@ impl Lane {
     }
 
     /// A plan of layer `i` that sums the outer products of what each site reads too; site, width and buffer of each.
-    pub(super) fn moments(&self, model: &Model, i: usize) -> Result<(Bound, Vec<(Site, usize, Arc<Buffer>)>)> {
+    pub(super) fn moments(&self, model: &Model, i: usize) -> Result<(Bound, Vec<Moments>)> {
         let mut out = Vec::new();
         for site in Site::ALL {
             let cols = width(model, i, site);

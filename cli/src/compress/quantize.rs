@@ -1,0 +1,244 @@
+//! `quantize`: a model with as many bits for each part as a budget allows.
+
+use super::options::{BudgetArgs, GranularityName, Rule, ScoreArgs, UnitName, rule, search};
+use super::report::{self, Report};
+use super::{Subject, scores, texts};
+use crate::common::{Global, bar};
+use anyhow::{Context as _, Result, bail};
+use clap::ValueEnum;
+use etalon::compress::Unit;
+use etalon::compress::choose::{Budget, Chosen, HALF, Search, choose, joint, refine, restore};
+use etalon::compress::pack::{Beside, beside, write};
+use etalon::compress::round::{Rounded, by_outputs, to_nearest};
+use etalon::compress::score::{Options, Scores, WIDTHS};
+use etalon::model::{Keep, Probe, Sequence};
+use etalon::quant::round::{Gptq, Spec};
+use std::path::PathBuf;
+use std::time::Instant;
+
+#[derive(Clone, Copy, PartialEq, Eq, ValueEnum)]
+enum RoundingName {
+    /// To the nearest
+    Nearest,
+    /// So that outputs on the calibration text stay near
+    Gptq,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq, ValueEnum)]
+enum Preset {
+    /// As the paper has it: a width for each transformer layer by three classes of scores (16, 8, 4 bits), one scale a tensor, nearest codes
+    #[value(name = "cptquant-2024")]
+    Cptquant2024,
+}
+
+#[derive(clap::Args)]
+pub(crate) struct Args {
+    /// A folder, a file, or a Hugging Face repository id
+    #[arg(long)]
+    model: String,
+    #[command(flatten)]
+    budget: BudgetArgs,
+    #[command(flatten)]
+    score: ScoreArgs,
+    /// All options of a known way of doing it
+    #[arg(long, value_enum)]
+    preset: Option<Preset>,
+    /// Scores of `sensitivity`, or of an earlier run with the same options: read if the file is there, else measured and written
+    #[arg(long, value_name = "FILE.json")]
+    scores: Option<PathBuf>,
+    /// Widths to choose from; 16 is half precision
+    #[arg(long, value_name = "BITS", value_delimiter = ',', default_values_t = WIDTHS)]
+    bits: Vec<u32>,
+    /// How widths are found: dp, lagrange, greedy, clusters[:16,8,4], classes[:16,8,4], uniform, random[:SEED], ends-first
+    #[arg(long, value_name = "SEARCH", value_parser = search, default_value = "dp")]
+    alloc: Search,
+    /// Layers whose names match get this width
+    #[arg(long, value_name = "REGEX=BITS", value_parser = rule)]
+    pin: Vec<Rule>,
+    /// Layers whose names match get this width at least
+    #[arg(long, value_name = "REGEX=BITS", value_parser = rule)]
+    floor: Vec<Rule>,
+    /// Rounds in which the choice is measured as a whole and improved; 0 leaves it as it was found
+    #[arg(long, value_name = "N", default_value_t = 2)]
+    refine: usize,
+    /// How weights become codes
+    #[arg(long, value_enum, default_value = "gptq")]
+    rounding: RoundingName,
+    /// Tokens that rounding is fitted to
+    #[arg(long, value_name = "N", default_value_t = 8192)]
+    tokens: usize,
+    /// GPTQ: inputs by falling importance
+    #[arg(long)]
+    act_order: bool,
+    /// Bits of embeddings and of a head of its own: 16, or a width
+    #[arg(long, value_name = "BITS", default_value_t = HALF)]
+    embedding_bits: u32,
+    /// Text to judge the result by [default: the calibration text, which flatters it]
+    #[arg(long, value_name = "FILE")]
+    check: Option<PathBuf>,
+    /// Tokens of it
+    #[arg(long, value_name = "N", default_value_t = 4096)]
+    check_tokens: usize,
+    /// Folder of the model that is written, with report.html and report.json
+    #[arg(long, value_name = "DIR")]
+    out: PathBuf,
+}
+
+/// Everything that was decided by options.
+struct Plan {
+    options: Options,
+    search: Search,
+    budget: Budget,
+    widths: Vec<u32>,
+    rounding: RoundingName,
+    refine: usize,
+    beside: Beside,
+}
+
+pub(crate) fn run(g: &Global, args: &Args) -> Result<()> {
+    let start = Instant::now();
+    let subject = Subject::open(g, &args.model)?;
+    let plan = plan(&subject, args)?;
+    let calibration = |tokens: usize| -> Result<Vec<Sequence>> {
+        let file = args.score.calibration.as_ref().context("scores and GPTQ need a text: give --calibration")?;
+        texts(&subject.model, file, tokens, args.score.window)
+    };
+    let blind = matches!(plan.search, Search::Uniform | Search::Random(_) | Search::EndsFirst);
+    let probe = match blind {
+        true => None,
+        false => Some((subject.probe(&calibration(args.score.score_tokens)?, Keep::All)?, calibration(args.score.score_tokens)?)),
+    };
+    let scores = match &probe {
+        None => Scores::none(&subject.checkpoint, plan.options.clone())?,
+        Some((probe, texts)) => match scores(&subject, probe, texts, &plan.options, args.scores.as_deref())? {
+            Some(scores) => scores,
+            None => bail!("stopped: nothing was written; give --scores FILE to go on from what has been measured"),
+        },
+    };
+    let scored_s = start.elapsed().as_secs_f64();
+    let (chosen, refined) = chosen(&subject, &plan, args, &scores, probe.as_ref().map(|p| &p.0))?;
+    drop(probe);
+    let rounded = match plan.rounding {
+        RoundingName::Nearest => nearest(&subject, &chosen, &plan.options.spec)?,
+        RoundingName::Gptq => gptq(&subject, &chosen, &plan.options.spec, &calibration(args.tokens)?, args.act_order)?,
+    };
+    write(&subject.checkpoint, &rounded, &plan.beside, &args.out)?;
+    let written_s = start.elapsed().as_secs_f64();
+    let (file, tokens) = (args.check.as_ref().or(args.score.calibration.as_ref()), args.check_tokens);
+    let judged = file.map(|f| texts(&subject.model, f, tokens, args.score.window)).transpose()?;
+    let report = Report {
+        model: &args.model,
+        scores: &scores,
+        chosen: &chosen,
+        refined,
+        rounding: if plan.rounding == RoundingName::Gptq { "GPTQ" } else { "nearest" },
+        own_text: args.check.is_some(),
+        seconds: (scored_s, written_s),
+        folder: &args.out,
+    };
+    report::write(g, &subject, &report, judged.as_deref())
+}
+
+fn plan(subject: &Subject, args: &Args) -> Result<Plan> {
+    let mut of_score = args.score.clone();
+    let (mut search, mut rounding, mut refine) = (args.alloc.clone(), args.rounding, args.refine);
+    if args.preset == Some(Preset::Cptquant2024) {
+        (of_score.unit, of_score.granularity) = (UnitName::Block, GranularityName::Tensor);
+        (rounding, refine) = (RoundingName::Nearest, 0);
+        if search == Search::Exact {
+            search = Search::Classes(vec![16, 8, 4]);
+        }
+    }
+    let mut widths = args.bits.clone();
+    if let Search::Clusters(own) | Search::Classes(own) = &search {
+        widths.clone_from(own);
+        refine = 0;
+    }
+    widths.sort_unstable();
+    widths.dedup();
+    if let Some(w) = widths.iter().find(|w| **w != HALF && !WIDTHS.contains(w)) {
+        bail!("{w} bits: widths are {WIDTHS:?} and {HALF}");
+    }
+    let options = of_score.options(&subject.checkpoint.config)?;
+    let budget = match (args.budget.budget()?, &search) {
+        (Some(budget), _) => budget,
+        (None, Search::Classes(_)) => Budget::Linears { bits: 16.0, metadata: true },
+        (None, _) => bail!("what may the result take? give --bpw, --bytes or --bytes-of (or --preset)"),
+    };
+    let embeddings = match args.embedding_bits {
+        HALF => None,
+        bits if WIDTHS.contains(&bits) => Some(Spec { bits, ..options.spec }),
+        bits => bail!("--embedding-bits {bits}: widths are {WIDTHS:?} and {HALF}"),
+    };
+    Ok(Plan { options, search, budget, widths, rounding, refine, beside: Beside { half: true, embeddings } })
+}
+
+/// How a choice was improved by measuring it.
+pub(super) struct Refinement {
+    /// Measured losses on the calibration text, rounded to the nearest: as it was found, as it is, and uniform's.
+    pub(super) before: f64,
+    pub(super) after: f64,
+    pub(super) uniform: Option<f64>,
+    pub(super) measured: usize,
+    pub(super) fell_back: bool,
+}
+
+fn chosen(subject: &Subject, plan: &Plan, args: &Args, scores: &Scores, probe: Option<&Probe>) -> Result<(Chosen, Option<Refinement>)> {
+    let named = |u: &Unit, r: &Rule| r.pattern.is_match(&u.name) || u.linears.iter().any(|l| r.pattern.is_match(&l.name));
+    let keep = |u: &Unit, bits: u32| {
+        args.pin.iter().all(|r| !named(u, r) || bits == r.bits) && args.floor.iter().all(|r| !named(u, r) || bits >= r.bits)
+    };
+    for r in args.pin.iter().chain(&args.floor) {
+        if !scores_units(subject, scores).iter().any(|u| named(u, r)) {
+            bail!("`{}` matches no linear layer", r.pattern);
+        }
+    }
+    let beside = beside(&subject.checkpoint, &plan.beside)?;
+    let of = |search: &Search| choose(&subject.checkpoint, scores, (&plan.widths, &keep), (plan.budget, beside), search);
+    let found = of(&plan.search)?;
+    let (Some(probe), 1..) = (probe, plan.refine) else { return Ok((found, None)) };
+    let (c, spec) = (&subject.context, &plan.options.spec);
+    let spinner = bar(0, "measuring the choice as a whole", "");
+    let better = c.block_on(refine(probe, &subject.checkpoint, spec, &found, (&plan.widths, &keep, plan.refine)))?;
+    let mut r = Refinement { before: better.before, after: better.loss, uniform: None, measured: better.measured, fell_back: false };
+    let mut best = better.chosen;
+    // What all this is for: a choice that loses more than one width for all is none.
+    if let Ok(flat) = of(&Search::Uniform) {
+        let loss = c.block_on(joint(probe, &subject.checkpoint, spec, &flat))?.change;
+        (r.uniform, r.measured) = (Some(loss), r.measured + 1);
+        if loss < r.after {
+            (best, r.after, r.fell_back) = (flat, loss, true);
+        }
+    }
+    spinner.finish_and_clear();
+    Ok((best, Some(r)))
+}
+
+fn scores_units(subject: &Subject, scores: &Scores) -> Vec<Unit> {
+    etalon::compress::units(&subject.checkpoint.config, scores.options.granule)
+}
+
+fn nearest(subject: &Subject, chosen: &Chosen, spec: &Spec) -> Result<Rounded> {
+    let bar = bar(0, "rounding", "layers");
+    let tell = |done: usize, all: usize| {
+        bar.set_length(all as u64);
+        bar.set_position(done as u64);
+    };
+    let rounded = to_nearest(&subject.checkpoint, &chosen.by_name(), spec, &tell)?;
+    bar.finish_and_clear();
+    Ok(rounded)
+}
+
+fn gptq(subject: &Subject, chosen: &Chosen, spec: &Spec, texts: &[Sequence], act_order: bool) -> Result<Rounded> {
+    let bar = bar(0, "rounding", "blocks");
+    let tell = |done: usize, all: usize| {
+        bar.set_length(all as u64);
+        bar.set_position(done as u64);
+    };
+    let mut probe = subject.probe(texts, Keep::Current)?;
+    let options = Gptq { act_order, ..Gptq::default() };
+    let found = subject.context.block_on(by_outputs(&mut probe, &subject.checkpoint, &chosen.by_name(), (spec, &options), &tell));
+    restore(&subject.model, &subject.checkpoint)?;
+    bar.finish_and_clear();
+    Ok(found?)
+}

@@ -1,0 +1,122 @@
+//! Mixed precision, from a model to a file: how sensitive each part is ([`score`]), how many bits it gets within a budget ([`choose`]),
+//! rounding ([`round`]) and writing it ([`pack`]).
+//!
+//! The three scores of CPTQuant (arXiv 2412.03599) are here, made well defined: correlation between layers (CMPQ), pruning (PMPQ),
+//! and Taylor expansion by noise (TDMPQ); and what they stand for, the loss itself, measured for each part and width. All are brought to
+//! one measure, the loss that a part costs at a width, so that one search serves them all.
+
+pub mod choose;
+pub mod pack;
+pub mod round;
+pub mod score;
+
+use crate::format::{Checkpoint, Config};
+use crate::model::{Linear, Site, linears};
+use crate::{Error, Result};
+use serde::{Deserialize, Serialize};
+
+/// What gets one width.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Granule {
+    /// Each tensor.
+    Tensor,
+    /// The tensors of a layer that read the same, which other programs fuse: q, k and v; gate and up.
+    Site,
+    /// A transformer layer, as in the paper.
+    Block,
+}
+
+/// Linear layers that get one width.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Unit {
+    /// `12 qkv`, a tensor's name, or `12`.
+    pub name: String,
+    /// The transformer layer.
+    pub block: usize,
+    /// Its members: of one site, unless it is a whole layer.
+    pub linears: Vec<Linear>,
+}
+
+impl Unit {
+    /// Number of weights.
+    pub fn weights(&self) -> u64 {
+        self.linears.iter().map(Linear::weights).sum()
+    }
+
+    /// The sites that its members stand at.
+    pub fn sites(&self) -> Vec<Site> {
+        Site::ALL.into_iter().filter(|s| self.linears.iter().any(|l| l.site == *s)).collect()
+    }
+}
+
+/// The units of a model, in the order of its work.
+pub fn units(config: &Config, granule: Granule) -> Vec<Unit> {
+    let mut units: Vec<Unit> = Vec::new();
+    for l in linears(config) {
+        let name = match granule {
+            Granule::Tensor => l.name.clone(),
+            Granule::Site => format!("{} {}", l.block, l.site.name()),
+            Granule::Block => l.block.to_string(),
+        };
+        match units.last_mut().filter(|u| u.name == name) {
+            Some(unit) => unit.linears.push(l),
+            None => units.push(Unit { name, block: l.block, linears: vec![l] }),
+        }
+    }
+    units
+}
+
+/// The weights of a linear layer, whatever they are stored as.
+///
+/// # Errors
+/// What the checkpoint lacks or gets wrong.
+pub fn weights(checkpoint: &Checkpoint, l: &Linear) -> Result<Vec<f32>> {
+    Ok(checkpoint.matrix(&l.name, l.rows, l.cols)?.into_f32())
+}
+
+/// A number for a model's linear weights, so that measurements of one are not taken for those of another: a hash of the names, shapes and
+/// 64 weights of each, evenly spaced.
+///
+/// # Errors
+/// As [`weights`].
+pub fn fingerprint(checkpoint: &Checkpoint) -> Result<u64> {
+    let mut text = Vec::new();
+    for l in linears(&checkpoint.config) {
+        text.extend(format!("{} {} {}\n", l.name, l.rows, l.cols).into_bytes());
+        let w = weights(checkpoint, &l)?;
+        let step = (w.len() / 64).max(1);
+        text.extend(w.iter().step_by(step).flat_map(|v| v.to_le_bytes()));
+    }
+    Ok(hash(&text))
+}
+
+/// FNV-1a: stable for ever, unlike the standard library's hashes.
+pub fn hash(bytes: &[u8]) -> u64 {
+    bytes.iter().fold(0xcbf2_9ce4_8422_2325, |h, b| (h ^ u64::from(*b)).wrapping_mul(0x0000_0100_0000_01b3))
+}
+
+/// Runs `f` over the items on all processors; results in the order of the items, or the first error.
+fn on_all<T: Sync, R: Send>(items: &[T], f: impl Fn(&T) -> Result<R> + Sync) -> Result<Vec<R>> {
+    let workers = std::thread::available_parallelism().map_or(1, usize::from).min(items.len());
+    if workers < 2 {
+        return items.iter().map(f).collect();
+    }
+    let next = std::sync::atomic::AtomicUsize::new(0);
+    let work = || {
+        let mut done = Vec::new();
+        loop {
+            let i = next.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
+            let Some(item) = items.get(i) else { return done };
+            done.push((i, f(item)));
+        }
+    };
+    let mut all: Vec<(usize, Result<R>)> = std::thread::scope(|s| {
+        let threads: Vec<_> = (0..workers).map(|_| s.spawn(work)).collect();
+        threads.into_iter().flat_map(|t| t.join().unwrap_or_default()).collect()
+    });
+    if all.len() != items.len() {
+        return Err(Error::Request("a worker thread failed: what it printed says why".into()));
+    }
+    all.sort_by_key(|(i, _)| *i);
+    all.into_iter().map(|(_, r)| r).collect()
+}

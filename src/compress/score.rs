@@ -1,0 +1,465 @@
+//! How much of what a model says is lost where a part of it is rounded.
+
+use super::{Granule, Unit, fingerprint, hash, on_all, units, weights};
+use crate::format::Checkpoint;
+use crate::model::{Loss, Probe, Sequence, Site};
+use crate::quant::round::{Hessian, Spec, nearest};
+use crate::quant::similarity::{Samples, Scope, Similarity, cmpq, null};
+use crate::quant::{matched_sparsity, prune};
+use crate::train::random::Random;
+use crate::{Error, Result};
+use serde::{Deserialize, Serialize};
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+/// How a unit is scored.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub enum Score {
+    /// The loss with this unit alone rounded, for each width: what the others estimate.
+    Measured,
+    /// PMPQ: the loss with the unit's weights of least magnitude set to 0. It is taken to grow with the sum of squares of what changes in
+    /// the weights; without a sparsity, as much is pruned for each width as rounding to it changes.
+    Pruning {
+        /// The part that is pruned: 0.3 in the paper.
+        sparsity: Option<f64>,
+    },
+    /// TDMPQ on weights: the mean loss under normal noise on the unit's weights and its negative, as large as that of rounding to `bits`.
+    /// Terms of odd order cancel; what is left is half the trace of the Hessian times the noise. Grows as with pruning.
+    WeightNoise {
+        /// Pairs of a noise and its negative.
+        pairs: usize,
+        /// The width whose noise is matched.
+        bits: u32,
+    },
+    /// TDMPQ on inputs: the same with noise on what the unit's layers read, `epsilon` of its root mean square. The loss is taken to grow with
+    /// the sum of squares of what changes in the outputs, `tr(D H Dᵀ)`.
+    InputNoise {
+        /// Pairs of a noise and its negative.
+        pairs: usize,
+        /// Deviation of the noise as a part of the inputs' root mean square.
+        epsilon: f64,
+    },
+    /// CMPQ: 1 - the similarity of a transformer layer's output to that of others, over tokens. It has no unit of loss; it scales the part of
+    /// the outputs' sum of squares that rounding changes.
+    Correlation {
+        /// The measure.
+        measure: Similarity,
+        /// Which layers each is compared with.
+        scope: Scope,
+        /// Principal components of each layer that are compared, at most; those of 99 % of the variance.
+        components: usize,
+        /// Less what is to be had by chance.
+        corrected: bool,
+    },
+}
+
+/// What counts as loss.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Metric {
+    /// [`Loss::change`]: the divergence from what the model said before, or the distance of its embeddings.
+    Change,
+    /// The rise of the negative log-likelihood of the calibration texts, in nats: decoders only.
+    Likelihood,
+}
+
+/// What is measured, and how.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Options {
+    /// The score.
+    pub score: Score,
+    /// What counts as loss.
+    pub metric: Metric,
+    /// What gets one width.
+    pub granule: Granule,
+    /// How weights are rounded, but for the width: the group that a scale is for, and so on.
+    pub spec: Spec,
+    /// Widths that losses are wanted for.
+    pub widths: Vec<u32>,
+    /// Of noises.
+    pub seed: u64,
+}
+
+/// Widths that codes can have.
+pub const WIDTHS: [u32; 6] = [2, 3, 4, 5, 6, 8];
+
+impl Default for Options {
+    /// TDMPQ on weights, one width a site.
+    fn default() -> Self {
+        let score = Score::WeightNoise { pairs: 2, bits: 3 };
+        Self { score, metric: Metric::Change, granule: Granule::Site, spec: Spec::default(), widths: WIDTHS.to_vec(), seed: 0 }
+    }
+}
+
+/// What was found for a unit.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct UnitScore {
+    /// The unit's name.
+    pub unit: String,
+    /// The score itself: a loss, or for CMPQ the dissimilarity of its layer.
+    pub score: f64,
+    /// The loss that is expected of the unit at each width, never rising with it.
+    pub losses: BTreeMap<u32, f64>,
+}
+
+/// Scores of a model's units, as many as have been measured; kept as JSON.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Scores {
+    /// Of this form.
+    pub version: u32,
+    /// [`fingerprint`] of the weights.
+    pub weights: u64,
+    /// A hash of the calibration's tokens.
+    pub texts: u64,
+    /// Tokens of the calibration.
+    pub tokens: usize,
+    /// How they were measured.
+    pub options: Options,
+    /// What CMPQ's measure gives for layers that have nothing in common, over as many tokens.
+    pub chance: Option<f64>,
+    /// The units so far, in the order of the model's work.
+    pub units: Vec<UnitScore>,
+}
+
+impl Scores {
+    /// Of nothing yet.
+    ///
+    /// # Errors
+    /// As [`fingerprint`]; [`Error::Request`] for options that make no sense.
+    pub fn new(checkpoint: &Checkpoint, texts: &[Sequence], options: Options) -> Result<Self> {
+        check(&options)?;
+        let bytes: Vec<u8> = texts.iter().flat_map(|t| t.tokens.iter().chain(&[u32::MAX])).flat_map(|t| t.to_le_bytes()).collect();
+        let tokens = texts.iter().map(|t| t.tokens.len()).sum();
+        let weights = fingerprint(checkpoint)?;
+        Ok(Self { version: 1, weights, texts: hash(&bytes), tokens, options, chance: None, units: Vec::new() })
+    }
+
+    /// Scores of 0 for every unit, for searches that need none.
+    ///
+    /// # Errors
+    /// As [`Scores::new`].
+    pub fn none(checkpoint: &Checkpoint, options: Options) -> Result<Self> {
+        let mut scores = Self::new(checkpoint, &[], options)?;
+        let losses: BTreeMap<u32, f64> = scores.options.widths.iter().map(|w| (*w, 0.0)).collect();
+        let of = |u: Unit| UnitScore { unit: u.name, score: 0.0, losses: losses.clone() };
+        scores.units = units(&checkpoint.config, scores.options.granule).into_iter().map(of).collect();
+        Ok(scores)
+    }
+
+    /// Takes over what was measured before, if it was of the same weights, texts and options.
+    ///
+    /// # Errors
+    /// [`Error::Request`] that names what differs.
+    pub fn resume(&mut self, before: Self) -> Result<()> {
+        let differs = [
+            ("version of this program", before.version != self.version),
+            ("model", before.weights != self.weights),
+            ("calibration", before.texts != self.texts),
+            ("score or its options", before.options != self.options),
+        ];
+        match differs.iter().find(|(_, d)| *d) {
+            Some((what, _)) => Err(Error::Request(format!("scores of another {what}: measure anew, in another file"))),
+            None => {
+                *self = before;
+                Ok(())
+            }
+        }
+    }
+
+    /// True once every unit has been measured.
+    pub fn complete(&self, checkpoint: &Checkpoint) -> bool {
+        self.units.len() == units(&checkpoint.config, self.options.granule).len()
+    }
+}
+
+fn check(o: &Options) -> Result<()> {
+    let fault = match &o.score {
+        _ if o.widths.is_empty() || o.widths.iter().any(|w| !WIDTHS.contains(w)) => {
+            format!("widths {:?}: give some of {WIDTHS:?}", o.widths)
+        }
+        Score::Pruning { sparsity: Some(s) } if !(*s > 0.0 && *s < 1.0) => format!("a sparsity of {s}: give a part between 0 and 1"),
+        Score::WeightNoise { pairs: 0, .. } | Score::InputNoise { pairs: 0, .. } => "no pairs of noises: give one at least".into(),
+        Score::WeightNoise { bits, .. } if !WIDTHS.contains(bits) => format!("noise of {bits} bits: give one of {WIDTHS:?}"),
+        Score::InputNoise { epsilon, .. } if !(*epsilon > 0.0 && *epsilon < 1.0) => {
+            format!("noise of {epsilon} times the inputs: give a part between 0 and 1")
+        }
+        Score::Correlation { components: 0, .. } => "no components to compare: give one at least".into(),
+        _ => return Ok(()),
+    };
+    Err(Error::Request(fault))
+}
+
+/// Measures the units that `scores` has not yet. After each one `tell` is called, to save what there is or show it; false stops.
+///
+/// # Errors
+/// As [`Probe::measure`]; what `tell` fails with. The model's weights are as they were, but for a device that was lost.
+pub async fn measure(
+    probe: &Probe,
+    checkpoint: &Checkpoint,
+    scores: &mut Scores,
+    tell: &mut dyn FnMut(&Scores) -> Result<bool>,
+) -> Result<()> {
+    let base = match scores.options.metric {
+        Metric::Change => 0.0,
+        Metric::Likelihood => likelihood(&probe.measure(0).await?)?,
+    };
+    let units = units(&checkpoint.config, scores.options.granule);
+    let mut job = Job { probe, checkpoint, options: scores.options.clone(), base, moments: None, blocks: Vec::new() };
+    if let Score::Correlation { .. } = scores.options.score {
+        let (blocks, chance) = job.correlations().await?;
+        (job.blocks, scores.chance) = (blocks, Some(chance));
+    }
+    for (i, unit) in units.iter().enumerate().skip(scores.units.len()) {
+        let mut found = job.unit(unit, i as u64).await?;
+        // More bits are never worse; where they were measured so, it was noise.
+        let mut least = f64::INFINITY;
+        for loss in found.losses.values_mut() {
+            least = least.min(loss.max(0.0));
+            *loss = least;
+        }
+        scores.units.push(found);
+        if !tell(scores)? {
+            return Ok(());
+        }
+    }
+    Ok(())
+}
+
+fn likelihood(loss: &Loss) -> Result<f64> {
+    loss.nll.ok_or_else(|| Error::Request("likelihoods need a decoder and texts of two tokens or more".into()))
+}
+
+struct Job<'a> {
+    probe: &'a Probe,
+    checkpoint: &'a Checkpoint,
+    options: Options,
+    /// The metric before any change.
+    base: f64,
+    /// Those of a block.
+    moments: Option<(usize, Arc<BTreeMap<Site, Hessian>>)>,
+    /// CMPQ's score of each block.
+    blocks: Vec<f64>,
+}
+
+impl Job<'_> {
+    async fn unit(&mut self, unit: &Unit, number: u64) -> Result<UnitScore> {
+        let before = unit.linears.iter().map(|l| weights(self.checkpoint, l)).collect::<Result<Vec<_>>>()?;
+        let (score, losses) = match self.options.score.clone() {
+            Score::Measured => {
+                let mut losses = BTreeMap::new();
+                for bits in self.options.widths.clone() {
+                    losses.insert(bits, self.with(unit, &before, &self.rounded(unit, &before, bits)?).await?);
+                }
+                // The 3-bit loss, or that of the smallest width.
+                (losses.get(&3).or(losses.values().next()).copied().unwrap_or(0.0), losses)
+            }
+            Score::Pruning { sparsity: Some(part) } => {
+                let (after, removed) = pruned(&before, &vec![part; before.len()])?;
+                let loss = self.with(unit, &before, &after).await?;
+                (loss, self.by_weights(unit, &before, loss / removed.max(f64::MIN_POSITIVE))?)
+            }
+            Score::Pruning { sparsity: None } => {
+                let mut losses = BTreeMap::new();
+                for bits in self.options.widths.clone() {
+                    let rounded = self.rounded(unit, &before, bits)?;
+                    let parts = before.iter().zip(&rounded).map(|(w, r)| matched_sparsity(w, energy(w, r))).collect::<Result<Vec<_>>>()?;
+                    losses.insert(bits, self.with(unit, &before, &pruned(&before, &parts)?.0).await?);
+                }
+                (losses.get(&3).or(losses.values().next()).copied().unwrap_or(0.0), losses)
+            }
+            Score::WeightNoise { pairs, bits } => {
+                let loss = self.weight_noise(unit, &before, (number, pairs, bits)).await?;
+                let noise: f64 = before.iter().zip(&self.rounded(unit, &before, bits)?).map(|(w, r)| energy(w, r)).sum();
+                (loss, self.by_weights(unit, &before, loss / noise.max(f64::MIN_POSITIVE))?)
+            }
+            Score::InputNoise { pairs, epsilon } => self.input_noise(unit, &before, (number, pairs, epsilon)).await?,
+            Score::Correlation { .. } => {
+                let (score, mut losses) = (self.blocks[unit.block], BTreeMap::new());
+                for (bits, part) in self.by_outputs(unit, &before).await? {
+                    losses.insert(bits, score * part);
+                }
+                (score, losses)
+            }
+        };
+        Ok(UnitScore { unit: unit.name.clone(), score, losses })
+    }
+
+    fn rounded(&self, unit: &Unit, before: &[Vec<f32>], bits: u32) -> Result<Vec<Vec<f32>>> {
+        let spec = Spec { bits, ..self.options.spec };
+        let all: Vec<_> = unit.linears.iter().zip(before).collect();
+        on_all(&all, |(l, w)| Ok(nearest(w, l.rows, l.cols, &spec)?.decode()))
+    }
+
+    /// The loss with other weights in the unit, which has its own again afterwards.
+    async fn with(&self, unit: &Unit, before: &[Vec<f32>], after: &[Vec<f32>]) -> Result<f64> {
+        let model = self.probe.model();
+        let set = |values: &[Vec<f32>]| unit.linears.iter().zip(values).try_for_each(|(l, w)| model.set_weight(&l.name, w));
+        let found = match set(after) {
+            Ok(()) => self.probe.measure(unit.block).await,
+            Err(e) => Err(e),
+        };
+        set(before)?;
+        self.metric(&found?)
+    }
+
+    fn metric(&self, loss: &Loss) -> Result<f64> {
+        Ok(match self.options.metric {
+            Metric::Change => loss.change,
+            Metric::Likelihood => likelihood(loss)? - self.base,
+        })
+    }
+
+    /// Losses at all widths, if each change of a weight costs `slope` times its square.
+    fn by_weights(&self, unit: &Unit, before: &[Vec<f32>], slope: f64) -> Result<BTreeMap<u32, f64>> {
+        let of_width = |bits: &u32| {
+            let rounded = self.rounded(unit, before, *bits)?;
+            Ok((*bits, slope * before.iter().zip(&rounded).map(|(w, r)| energy(w, r)).sum::<f64>()))
+        };
+        self.options.widths.iter().map(of_width).collect()
+    }
+
+    /// For all widths, the sum of squares that rounding changes in the outputs, as a part of what it is without.
+    async fn by_outputs(&mut self, unit: &Unit, before: &[Vec<f32>]) -> Result<BTreeMap<u32, f64>> {
+        let moments = self.moments(unit.block).await?;
+        let of = |l: &crate::model::Linear, d: &[f32]| moments[&l.site].error(d);
+        let members: Vec<_> = unit.linears.iter().zip(before).collect();
+        let whole: f64 = on_all(&members, |(l, w)| of(l, w))?.iter().sum();
+        let mut out = BTreeMap::new();
+        for bits in &self.options.widths {
+            let rounded = self.rounded(unit, before, *bits)?;
+            let changes: Vec<_> = members.iter().zip(&rounded).map(|((l, w), r)| (*l, difference(w, r))).collect();
+            out.insert(*bits, on_all(&changes, |(l, d)| of(l, d))?.iter().sum::<f64>() / whole.max(f64::MIN_POSITIVE));
+        }
+        Ok(out)
+    }
+
+    async fn moments(&mut self, block: usize) -> Result<Arc<BTreeMap<Site, Hessian>>> {
+        if let Some((_, known)) = self.moments.as_ref().filter(|(of, _)| *of == block) {
+            return Ok(known.clone());
+        }
+        let found = Arc::new(self.probe.hessians(block).await?);
+        self.moments = Some((block, found.clone()));
+        Ok(found)
+    }
+
+    /// Mean loss under noises on the weights and their negatives; each tensor's as large as that of its rounding.
+    async fn weight_noise(&self, unit: &Unit, before: &[Vec<f32>], (number, pairs, bits): (u64, usize, u32)) -> Result<f64> {
+        let rounded = self.rounded(unit, before, bits)?;
+        let mut sum = 0.0;
+        for pair in 0..pairs {
+            let noises: Vec<Vec<f64>> = before
+                .iter()
+                .zip(&rounded)
+                .enumerate()
+                .map(|(i, (w, r))| {
+                    let deviation = (energy(w, r) / w.len().max(1) as f64).sqrt();
+                    let mut random = Random::new(self.options.seed, (number << 32) + ((pair as u64) << 8) + i as u64);
+                    w.iter().map(|_| deviation * random.normal()).collect()
+                })
+                .collect();
+            for sign in [1.0, -1.0] {
+                let disturb = |(w, n): (&Vec<f32>, &Vec<f64>)| w.iter().zip(n).map(|(w, n)| (f64::from(*w) + sign * n) as f32).collect();
+                let after: Vec<Vec<f32>> = before.iter().zip(&noises).map(disturb).collect();
+                sum += self.with(unit, before, &after).await?;
+            }
+        }
+        Ok(sum / (2 * pairs) as f64)
+    }
+
+    /// Mean loss under noises on the inputs and their negatives, and what it says of rounding.
+    async fn input_noise(
+        &mut self,
+        unit: &Unit,
+        before: &[Vec<f32>],
+        (number, pairs, epsilon): (u64, usize, f64),
+    ) -> Result<(f64, BTreeMap<u32, f64>)> {
+        let (mut score, mut losses) = (0.0, BTreeMap::new());
+        for site in unit.sites() {
+            let part = Unit { linears: unit.linears.iter().filter(|l| l.site == site).cloned().collect(), ..unit.clone() };
+            let of_part: Vec<Vec<f32>> = unit.linears.iter().zip(before).filter(|(l, _)| l.site == site).map(|(_, w)| w.clone()).collect();
+            let (rms, tokens, whole) = {
+                let all = self.moments(unit.block).await?;
+                let moments = &all[&site];
+                let trace: f64 = moments.diagonal().iter().sum();
+                let members: Vec<_> = part.linears.iter().zip(&of_part).collect();
+                let whole: f64 = on_all(&members, |(_, w)| moments.error(w))?.iter().sum();
+                ((trace / (moments.rows() as f64 * moments.cols() as f64)).sqrt(), moments.rows() as f64, whole)
+            };
+            let squares: f64 = of_part.iter().flatten().map(|w| f64::from(*w) * f64::from(*w)).sum();
+            let (loss, epsilon) = self.regular(unit.block, site, rms, (number, pairs, epsilon)).await?;
+            // Noise of deviation e r on the inputs is noise of e^2 r^2 |W|^2 on the outputs of a token.
+            let slope = loss / (tokens * (epsilon * rms).powi(2) * squares).max(f64::MIN_POSITIVE);
+            score += loss;
+            for (bits, part) in self.by_outputs(&part, &of_part).await? {
+                *losses.entry(bits).or_insert(0.0) += slope * part * whole;
+            }
+        }
+        Ok((score, losses))
+    }
+
+    /// The loss under noise, and the noise: halved while twice as much does not cost about four times as much.
+    async fn regular(&self, block: usize, site: Site, rms: f64, (number, pairs, epsilon): (u64, usize, f64)) -> Result<(f64, f64)> {
+        const HALVINGS: i32 = 4;
+        let mut last = (0.0, epsilon);
+        for halving in 0..=HALVINGS {
+            let epsilon = epsilon * 0.5f64.powi(halving);
+            let twice = self.noisy(block, site, 2.0 * epsilon * rms, (number, 1)).await?;
+            let once = self.noisy(block, site, epsilon * rms, (number, 1)).await?;
+            last = (once, epsilon);
+            // Where nothing comes of it, less noise will not help.
+            if (2.5..=6.0).contains(&(twice / once)) || once <= 0.0 {
+                break;
+            }
+        }
+        let loss = if pairs == 1 { last.0 } else { self.noisy(block, site, last.1 * rms, (number, pairs)).await? };
+        Ok((loss, last.1))
+    }
+
+    async fn noisy(&self, block: usize, site: Site, deviation: f64, (number, pairs): (u64, usize)) -> Result<f64> {
+        let mut sum = 0.0;
+        for pair in 0..pairs {
+            for sign in [1.0, -1.0] {
+                let noise = |batch: usize, row: usize, cols: usize| -> Vec<f32> {
+                    let stream = (number << 40) + ((pair as u64) << 32) + ((batch as u64) << 16) + row as u64;
+                    let mut random = Random::new(self.options.seed, stream);
+                    (0..cols).map(|_| (sign * deviation * random.normal()) as f32).collect()
+                };
+                sum += self.metric(&self.probe.disturbed(block, site, &noise).await?)?;
+            }
+        }
+        Ok(sum / (2 * pairs) as f64)
+    }
+
+    /// CMPQ's score of each block, and the measure's value by chance.
+    async fn correlations(&self) -> Result<(Vec<f64>, f64)> {
+        let Score::Correlation { measure, scope, components, corrected } = self.options.score else { return Ok((Vec::new(), 0.0)) };
+        let blocks = units(&self.checkpoint.config, Granule::Block).len();
+        let width = self.probe.model().dimensions().hidden;
+        let mut layers = Vec::new();
+        for i in 0..=blocks {
+            let all = Samples::new(&self.probe.hidden(i, true).await?, width)?;
+            // The released code compares whole layers by the first correlation.
+            layers.push(if measure == Similarity::First { all } else { all.principal(components, 0.99) });
+        }
+        let chance = layers.get(1).map_or(0.0, |l| null(measure, l.rows(), l.cols(), layers[0].cols()));
+        Ok((cmpq(&layers, measure, scope, corrected)?, chance))
+    }
+}
+
+/// Sum of squares of what changed.
+fn energy(before: &[f32], after: &[f32]) -> f64 {
+    before.iter().zip(after).map(|(a, b)| (f64::from(*a) - f64::from(*b)).powi(2)).sum()
+}
+
+fn difference(before: &[f32], after: &[f32]) -> Vec<f32> {
+    before.iter().zip(after).map(|(a, b)| a - b).collect()
+}
+
+/// Tensors with a part of each pruned, and the sum of squares that went.
+fn pruned(before: &[Vec<f32>], parts: &[f64]) -> Result<(Vec<Vec<f32>>, f64)> {
+    let mut after = before.to_vec();
+    for (w, part) in after.iter_mut().zip(parts) {
+        prune(w, *part)?;
+    }
+    let removed = before.iter().zip(&after).map(|(w, p)| energy(w, p)).sum();
+    Ok((after, removed))
+}
