@@ -52,6 +52,8 @@ enum Command {
     Sensitivity(compress::sensitivity::Args),
     /// Quantise a model: as many bits for each part as a budget allows
     Quantize(Box<compress::quantize::Args>),
+    /// Compare ways of choosing widths and of rounding: size against loss
+    Frontier(Box<compress::frontier::Args>),
     /// Train a decoder on plain text
     Train(train::Args),
     /// Train by several methods on the same text, and compare them
@@ -118,6 +120,7 @@ fn run(cli: &Cli) -> anyhow::Result<()> {
         Command::Verify(args) => verify::run(g, args),
         Command::Sensitivity(args) => compress::sensitivity::run(g, args),
         Command::Quantize(args) => compress::quantize::run(g, args),
+        Command::Frontier(args) => compress::frontier::run(g, args),
         Command::Train(args) => train::run(g, args),
         Command::Compare(args) => train::compare::run(g, args),
         Command::Merge(args) => train::merge::run(g, args),

@@ -151,12 +151,14 @@ fn tensors(c: &Checkpoint, forms: &BTreeMap<String, (Vec<usize>, Form)>, path: &
             Form::Single => add("", "F32", shape.clone(), Part::Whole),
             Form::Codes(p) => {
                 let words = |n: usize| (n * p.format.bits as usize).div_ceil(32);
-                let (rows, groups) = scale_shape(p);
+                let groups = p.cols.div_ceil(p.format.group as usize);
+                let of = |rows: usize| if p.format.per_tensor { vec![1] } else { vec![rows, groups] };
                 add("_packed", "I32", vec![p.rows, words(p.cols)], Part::Codes);
-                add("_scale", if f32_scales(&p.format) { "F32" } else { "F16" }, vec![rows, groups], Part::Scales);
+                add("_scale", if f32_scales(&p.format) { "F32" } else { "F16" }, of(p.rows), Part::Scales);
                 add("_shape", "I64", vec![2], Part::Shape);
                 if has_zero_points(&p.format) {
-                    add("_zero_point", "I32", vec![words(rows), groups], Part::ZeroPoints);
+                    let dtype = if p.format.per_tensor { "I8" } else { "I32" };
+                    add("_zero_point", dtype, of(words(p.rows)), Part::ZeroPoints);
                 }
             }
         }
@@ -181,6 +183,10 @@ fn bytes(c: &Checkpoint, name: &str, shape: &[usize], form: &Form, part: Part) -
         let parts = parts(p)?;
         return Ok(match part {
             Part::Codes => le(&parts.packed),
+            Part::ZeroPoints if p.format.per_tensor => {
+                let middle = 1 << (p.format.bits - 1);
+                parts.zero_points.unwrap_or_default().iter().map(|z| (*z as i32 - middle) as i8 as u8).collect()
+            }
             Part::ZeroPoints => le(&parts.zero_points.unwrap_or_default()),
             _ => match parts.scales {
                 ScalePart::F16(v) => v.iter().flat_map(|s| s.to_le_bytes()).collect(),
@@ -209,10 +215,6 @@ fn bytes(c: &Checkpoint, name: &str, shape: &[usize], form: &Form, part: Part) -
         }
         _ => Ok(values.iter().flat_map(|v| v.to_le_bytes()).collect()),
     }
-}
-
-fn scale_shape(p: &Packed) -> (usize, usize) {
-    if p.format.per_tensor { (1, 1) } else { (p.rows, p.cols.div_ceil(p.format.group as usize)) }
 }
 
 fn f32_scales(f: &QuantFormat) -> bool {

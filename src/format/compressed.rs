@@ -5,8 +5,9 @@
 //! | tensor | type | shape | |
 //! |---|---|---|---|
 //! | `NAME.weight_packed` | I32 | `rows x ceil(cols b / 32)` | unsigned codes of b bits as a stream of bits a row, low bits first |
-//! | `NAME.weight_scale` | F16, BF16 or F32 | `rows x groups` | |
+//! | `NAME.weight_scale` | F16, BF16 or F32 | `rows x groups`, or 1 | |
 //! | `NAME.weight_zero_point` | I32 | `ceil(rows b / 32) x groups` | zero points as streams down the columns; none: `2^(b-1)` |
+//! | with one for the whole matrix | I8 | 1 | the zero point less `2^(b-1)` |
 //! | `NAME.weight_shape` | I64 | 2 | rows, columns |
 //!
 //! A weight is `scale (code - zero point)`. Since version 0.20 of that project codes may cross words; before, 3-, 5- and 6-bit codes were
@@ -50,7 +51,7 @@ pub struct Parts {
     pub packed: Vec<u32>,
     /// `rows x groups`: halves, or f32.
     pub scales: ScalePart,
-    /// `ceil(rows b / 32) x groups`.
+    /// `ceil(rows b / 32) x groups`; the zero point itself where there is one for the whole matrix.
     pub zero_points: Option<Vec<u32>>,
     /// Groups of a row.
     pub groups: usize,
@@ -103,6 +104,9 @@ pub fn parts(p: &Packed) -> Result<Parts> {
         packed.extend(pack_stream((0..p.cols).map(|c| p.code(r, c)), f.bits));
     }
     let zero_points = zeros.map(|z| {
+        if f.per_tensor {
+            return z;
+        }
         let rows = z.len() / groups;
         let columns: Vec<Vec<u32>> = (0..groups).map(|g| pack_stream((0..rows).map(|r| z[r * groups + g]), f.bits)).collect();
         let words = columns.first().map_or(0, Vec::len);
@@ -139,7 +143,8 @@ pub(super) fn read(c: &Checkpoint, name: &str, rows: usize, cols: usize) -> Resu
     }
     let (values, half) = scales(c, &part("scale"))?;
     let zeros = match c.has(&part("zero_point")) {
-        true => Some(zero_points(c, &part("zero_point"), bits, if tensor_wide { 1 } else { rows }, groups)?),
+        true if tensor_wide => Some(vec![zero_point(c, &part("zero_point"), bits)?]),
+        true => Some(zero_points(c, &part("zero_point"), bits, rows, groups)?),
         false => None,
     };
     let size = cols / groups;
@@ -179,6 +184,19 @@ fn scales(c: &Checkpoint, name: &str) -> Result<(Vec<u32>, bool)> {
         Encoding::F32 => (c.floats(entry, &bytes)?.into_iter().map(f32::to_bits).collect(), false),
         other => return Err(c.fail(entry, format!("has type {other:?} where scales are F16, BF16 or F32"))),
     })
+}
+
+/// The zero point of a whole matrix.
+fn zero_point(c: &Checkpoint, name: &str, bits: u32) -> Result<u32> {
+    let (entry, bytes) = (c.tensor(name)?, c.bytes(name)?);
+    let zero = match (entry.encoding, &*bytes) {
+        (Encoding::Other("I8"), [z]) => i32::from(*z as i8) + (1 << (bits - 1)),
+        _ => return Err(c.fail(entry, format!("has type {:?} and shape {:?} where one I8 is wanted", entry.encoding, entry.shape))),
+    };
+    match u32::try_from(zero) {
+        Ok(z) if z < 1 << bits => Ok(z),
+        _ => Err(c.fail(entry, format!("is {zero}, no code of {bits} bits"))),
+    }
 }
 
 /// Zero points, row after row.

@@ -6,6 +6,7 @@ mod check;
 mod command;
 mod demo;
 mod fetch;
+mod interop;
 mod stages;
 mod tint;
 
@@ -20,6 +21,7 @@ const USAGE: &str = "usage: cargo xtask COMMAND
   fetch [models|wiki|austen|text|all]
                                 bring models and texts into target/data (default: all)
   bench [ARGS]                  criterion benchmarks, then the kernel table; ARGS go to criterion
+  interop                       quantise models, and read the results with other programs (downloads some GB)
   tint [FOLDER]                 compile the shaders that a browser may get in headless Chromium
   adapter                       make sure that there is a Vulkan driver (demo, test, bench do so too)";
 
@@ -46,6 +48,7 @@ fn run() -> Result<()> {
         "ci" => check::ci(),
         "fetch" => fetch::fetch(rest),
         "bench" => bench::bench(rest),
+        "interop" => interop::interop(),
         "tint" => tint::tint(rest),
         "adapter" => adapter::ensure(),
         "help" | "-h" | "--help" => {

@@ -1,5 +1,6 @@
-//! Mixed precision: `sensitivity` and `quantize`.
+//! Mixed precision: `sensitivity`, `quantize` and `frontier`.
 
+pub(crate) mod frontier;
 mod html;
 pub(crate) mod options;
 pub(crate) mod quantize;

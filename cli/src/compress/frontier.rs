@@ -1,0 +1,368 @@
+//! `frontier`: size against loss, for several ways of choosing widths and of rounding.
+
+use super::options::{ScoreArgs, ScoreName};
+use super::{Subject, scores, texts};
+use crate::common::{self, Global, bar, print, print_json, read_text};
+use crate::plot;
+use anyhow::{Context as _, Result, bail};
+use clap::ValueEnum;
+use etalon::compress::choose::{Budget, Chosen, Search, choose, joint, refine, restore};
+use etalon::compress::round::{by_outputs, to_nearest};
+use etalon::compress::score::{Options, Scores, WIDTHS};
+use etalon::format::write_atomically;
+use etalon::model::{Keep, Loss, Probe, Sequence};
+use etalon::quant::round::Gptq;
+use serde::{Deserialize, Serialize};
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+
+#[derive(Clone, Copy, PartialEq, Eq, ValueEnum)]
+enum Rounding {
+    Nearest,
+    Gptq,
+}
+
+#[derive(clap::Args)]
+pub(crate) struct Args {
+    /// A folder, a file, or a Hugging Face repository id
+    #[arg(long)]
+    model: String,
+    #[command(flatten)]
+    score: ScoreArgs,
+    /// Bits per linear weight, scales and zero points counted
+    #[arg(long, value_name = "BITS", value_delimiter = ',', required = true)]
+    budgets: Vec<f64>,
+    /// Ways of choosing: uniform, random:SEED, ends-first; cmpq, pmpq, tdmpq, tdmpq-input, kl (each searched exactly); refined
+    #[arg(long, value_name = "WAY", value_delimiter = ',', value_parser = way,
+        default_value = "uniform,random:1,random:2,random:3,ends-first,cmpq,pmpq,tdmpq,kl,refined")]
+    ways: Vec<Way>,
+    /// Ways of rounding
+    #[arg(long, value_enum, value_delimiter = ',', default_value = "nearest,gptq")]
+    roundings: Vec<Rounding>,
+    /// Rounds of `refined`
+    #[arg(long, value_name = "N", default_value_t = 2)]
+    refine: usize,
+    /// Tokens that GPTQ is fitted to
+    #[arg(long, value_name = "N", default_value_t = 8192)]
+    tokens: usize,
+    /// Text to judge by
+    #[arg(long, value_name = "FILE")]
+    check: PathBuf,
+    /// Tokens of it
+    #[arg(long, value_name = "N", default_value_t = 4096)]
+    check_tokens: usize,
+    /// Folder of the results; what was finished is kept, and a run that was stopped goes on there
+    #[arg(long, value_name = "DIR")]
+    out: PathBuf,
+}
+
+/// How widths are chosen.
+#[derive(Clone, Debug, PartialEq)]
+enum Way {
+    Blind(Search),
+    Scored(&'static str),
+    Refined,
+}
+
+const SCORES: [(&str, ScoreName); 5] = [
+    ("cmpq", ScoreName::Cmpq),
+    ("pmpq", ScoreName::Pmpq),
+    ("tdmpq", ScoreName::Tdmpq),
+    ("tdmpq-input", ScoreName::TdmpqInput),
+    ("kl", ScoreName::Kl),
+];
+
+fn way(text: &str) -> Result<Way, String> {
+    if text == "refined" {
+        return Ok(Way::Refined);
+    }
+    if let Some((name, _)) = SCORES.iter().find(|s| s.0 == text) {
+        return Ok(Way::Scored(name));
+    }
+    match super::options::search(text)? {
+        found @ (Search::Uniform | Search::Random(_) | Search::EndsFirst) => Ok(Way::Blind(found)),
+        _ => Err("there are uniform, random:SEED, ends-first, cmpq, pmpq, tdmpq, tdmpq-input, kl and refined".into()),
+    }
+}
+
+impl Way {
+    fn name(&self) -> String {
+        match self {
+            Self::Blind(Search::Random(seed)) => format!("random {seed}"),
+            Self::Blind(Search::EndsFirst) => "ends first".into(),
+            Self::Blind(_) => "uniform".into(),
+            Self::Scored(name) => (*name).into(),
+            Self::Refined => "refined".into(),
+        }
+    }
+
+    fn score(&self) -> Option<&'static str> {
+        match self {
+            Self::Blind(_) => None,
+            Self::Scored(name) => Some(name),
+            Self::Refined => Some("kl"),
+        }
+    }
+}
+
+/// One choice, rounded and judged.
+#[derive(Clone, Serialize, Deserialize)]
+struct Cell {
+    way: String,
+    rounding: String,
+    budget: f64,
+    bits_per_weight: f64,
+    /// Divergence, or distance of embeddings.
+    loss: f64,
+    nll: Option<f64>,
+    /// One width for all lost less on the calibration text and was taken.
+    fell_back: bool,
+    bits: Vec<u32>,
+}
+
+/// Everything that the cells need.
+struct Bench<'a> {
+    args: &'a Args,
+    subject: &'a Subject,
+    options: Options,
+    scores: BTreeMap<&'static str, Scores>,
+    /// On the calibration text.
+    probe: Probe,
+    /// On the text to judge by.
+    judge: Probe,
+    fit: Vec<Sequence>,
+}
+
+pub(crate) fn run(g: &Global, args: &Args) -> Result<()> {
+    let subject = Subject::open(g, &args.model)?;
+    let calibration = args.score.calibration.as_ref().context("give --calibration, another text than --check")?;
+    let of = |file: &Path, tokens| texts(&subject.model, file, tokens, args.score.window);
+    let scored = of(calibration, args.score.score_tokens)?;
+    let judged = of(&args.check, args.check_tokens)?;
+    if judged.iter().any(|t| scored.contains(t)) {
+        bail!("{} and {} share text: what is judged must not be calibrated on", calibration.display(), args.check.display());
+    }
+    std::fs::create_dir_all(args.out.join("cells")).with_context(|| args.out.display().to_string())?;
+    let probe = subject.probe(&scored, Keep::All)?;
+    let mut known = BTreeMap::new();
+    for name in args.ways.iter().filter_map(Way::score) {
+        let which = SCORES.iter().find(|s| s.0 == name).map_or(ScoreName::Kl, |s| s.1);
+        let options = ScoreArgs { score: which, ..args.score.clone() }.options(&subject.checkpoint.config)?;
+        if !known.contains_key(name) {
+            let file = args.out.join(format!("scores-{name}.json"));
+            let Some(found) = scores(&subject, &probe, &scored, &options, Some(&file))? else { bail!("stopped: the same command goes on") };
+            known.insert(name, found);
+        }
+    }
+    let options = args.score.options(&subject.checkpoint.config)?;
+    let judge = subject.probe(&judged, Keep::All)?;
+    let bench = Bench { args, subject: &subject, options, scores: known, fit: of(calibration, args.tokens)?, probe, judge };
+    let base = subject.context.block_on(bench.judge.measure(0))?;
+    let cells = bench.cells()?;
+    report(g, args, &bench, &base, &cells)
+}
+
+impl Bench<'_> {
+    fn cells(&self) -> Result<Vec<Cell>> {
+        let mut cells = Vec::new();
+        let bar = bar((self.args.budgets.len() * self.args.ways.len() * self.args.roundings.len()) as u64, "judging", "choices");
+        for budget in &self.args.budgets {
+            for way in &self.args.ways {
+                let mut chosen = None;
+                for rounding in &self.args.roundings {
+                    let name = if *rounding == Rounding::Gptq { "gptq" } else { "nearest" };
+                    let file = self.args.out.join("cells").join(format!("{}-{name}-{budget}.json", way.name().replace(' ', "-")));
+                    let cell = if file.exists() {
+                        serde_json::from_str(&read_text(&file)?).with_context(|| file.display().to_string())?
+                    } else {
+                        let (chosen, fell_back) = match &chosen {
+                            Some(c) => c,
+                            None => chosen.insert(self.choose(way, *budget)?),
+                        };
+                        let loss = self.judge(chosen, *rounding)?;
+                        let cell = Cell {
+                            way: way.name(),
+                            rounding: name.into(),
+                            budget: *budget,
+                            bits_per_weight: chosen.bits_per_weight(),
+                            loss: loss.change,
+                            nll: loss.nll,
+                            fell_back: *fell_back,
+                            bits: chosen.bits.clone(),
+                        };
+                        write_atomically(&file, &serde_json::to_vec_pretty(&cell)?)?;
+                        cell
+                    };
+                    cells.push(cell);
+                    bar.inc(1);
+                    if common::interrupted() {
+                        bail!("stopped: the same command goes on");
+                    }
+                }
+            }
+        }
+        bar.finish_and_clear();
+        Ok(cells)
+    }
+
+    fn choose(&self, way: &Way, budget: f64) -> Result<(Chosen, bool)> {
+        let (c, any) = (&self.subject.checkpoint, |_: &etalon::compress::Unit, _: u32| true);
+        let budget = Budget::Linears { bits: budget, metadata: true };
+        let flat = Scores::none(c, self.options.clone())?;
+        let of = |scores: &Scores, search: &Search| choose(c, scores, (&WIDTHS, &any), (budget, (0, 0)), search);
+        let scores = way.score().and_then(|name| self.scores.get(name)).unwrap_or(&flat);
+        match way {
+            Way::Blind(search) => Ok((of(scores, search)?, false)),
+            Way::Scored(_) => Ok((of(scores, &Search::Exact)?, false)),
+            Way::Refined => {
+                let context = &self.subject.context;
+                let first = of(scores, &Search::Exact)?;
+                let better = context.block_on(refine(&self.probe, c, &self.options.spec, &first, (&WIDTHS, &any, self.args.refine)))?;
+                let one = of(&flat, &Search::Uniform)?;
+                let loss = context.block_on(joint(&self.probe, c, &self.options.spec, &one))?.change;
+                Ok(if loss < better.loss { (one, true) } else { (better.chosen, false) })
+            }
+        }
+    }
+
+    fn judge(&self, chosen: &Chosen, rounding: Rounding) -> Result<Loss> {
+        let (s, spec, widths) = (self.subject, &self.options.spec, chosen.by_name());
+        let rounded = match rounding {
+            Rounding::Nearest => to_nearest(&s.checkpoint, &widths, spec, &|_, _| {})?,
+            Rounding::Gptq => {
+                let mut moving = s.probe(&self.fit, Keep::Current)?;
+                let fitted = s.context.block_on(by_outputs(&mut moving, &s.checkpoint, &widths, (spec, &Gptq::default()), &|_, _| {}));
+                restore(&s.model, &s.checkpoint)?;
+                fitted?
+            }
+        };
+        rounded.iter().try_for_each(|(name, p)| s.model.set_weight(name, &p.decode()))?;
+        let loss = s.context.block_on(self.judge.measure(0));
+        restore(&s.model, &s.checkpoint)?;
+        Ok(loss?)
+    }
+}
+
+/// Spearman's rank correlation.
+fn spearman(a: &[f64], b: &[f64]) -> f64 {
+    // Equal values share their mean rank.
+    let rank = |v: &[f64], x: f64| v.iter().filter(|y| **y < x).count() as f64 + (v.iter().filter(|y| **y == x).count() as f64 - 1.0) / 2.0;
+    let ranks = |v: &[f64]| v.iter().map(|x| rank(v, *x)).collect::<Vec<f64>>();
+    let (a, b, mean) = (ranks(a), ranks(b), (a.len() as f64 - 1.0) / 2.0);
+    let sum = |x: &[f64], y: &[f64]| x.iter().zip(y).map(|(p, q)| (p - mean) * (q - mean)).sum::<f64>();
+    sum(&a, &b) / (sum(&a, &a) * sum(&b, &b)).sqrt().max(f64::MIN_POSITIVE)
+}
+
+/// Bits at which a way's curve reaches a loss, between its points by the logarithm of the loss; `None` beyond them.
+fn bits_at(curve: &[(f64, f64)], loss: f64) -> Option<f64> {
+    curve.windows(2).find(|w| w[0].1 >= loss && w[1].1 <= loss).map(|w| {
+        let ((a, x), (b, y)) = (w[0], w[1]);
+        if x <= y { a } else { a + (b - a) * (x / loss).ln() / (x / y).ln() }
+    })
+}
+
+fn report(g: &Global, args: &Args, bench: &Bench<'_>, base: &Loss, cells: &[Cell]) -> Result<()> {
+    let encoder = base.nll.is_none();
+    let mut md = format!(
+        "Scored on {} tokens, judged on {} others; before: {}.\n\n| bits | rounding | way | bits per weight | {} |\n|---|---|---|---|---|\n",
+        bench.probe.tokens(),
+        bench.judge.tokens(),
+        base.nll.map_or("embeddings".into(), |n| format!("perplexity {:.4}", n.exp())),
+        if encoder { "1 - cosine" } else { "KL, nats | perplexity" },
+    );
+    if !encoder {
+        md = md.replace("|---|---|---|---|---|\n", "|---|---|---|---|---|---|\n");
+    }
+    for c in cells {
+        let fell = if c.fell_back { " (fell back to uniform)" } else { "" };
+        md += &format!("| {} | {} | {}{fell} | {:.4} | {:.4e} |", c.budget, c.rounding, c.way, c.bits_per_weight, c.loss);
+        md += &c.nll.map_or("\n".into(), |n| format!(" {:.4} |\n", n.exp()));
+    }
+    let mut correlations = BTreeMap::new();
+    if let Some(measured) = bench.scores.get("kl") {
+        let losses = |s: &Scores| s.units.iter().map(|u| u.losses[&3]).collect::<Vec<f64>>();
+        md += "\nRank correlation (Spearman) of each score's 3-bit losses with the measured ones, and of its ends with its middle:\n\n| score | with the measured loss | first 30 % over middle | last 30 % over middle |\n|---|---|---|---|\n";
+        for (name, s) in &bench.scores {
+            let rho = spearman(&losses(s), &losses(measured));
+            let [first, last] = depth(bench, s);
+            md += &format!("| {name} | {rho:.3} | {first:.2} | {last:.2} |\n");
+            correlations.insert(*name, rho);
+        }
+    }
+    let mut series: Vec<plot::Series> = Vec::new();
+    for c in cells {
+        let name = format!("{}, {}", c.way, c.rounding);
+        match series.iter_mut().find(|s| s.0 == name) {
+            Some(s) => s.1.push((c.bits_per_weight, c.loss)),
+            None => series.push((name, vec![(c.bits_per_weight, c.loss)])),
+        }
+    }
+    series.iter_mut().for_each(|s| s.1.sort_by(|a, b| a.0.total_cmp(&b.0)));
+    md += &equal_loss(&series);
+    plot::lines(
+        &args.out.join("frontier.svg"),
+        "Size against loss",
+        "bits per linear weight",
+        if encoder { "1 - cosine" } else { "KL, nats" },
+        true,
+        &series,
+    )?;
+    let json = serde_json::json!({
+        "model": args.model, "scored_tokens": bench.probe.tokens(), "judged_tokens": bench.judge.tokens(), "nll_before": base.nll,
+        "spearman": correlations, "cells": cells, "adapter": bench.subject.context.facts().summary(),
+    });
+    write_atomically(&args.out.join("frontier.json"), &serde_json::to_vec_pretty(&json)?)?;
+    write_atomically(&args.out.join("table.md"), md.as_bytes())?;
+    if g.json { print_json(&json) } else { print(&md) }
+}
+
+/// Bits that each way needs for the loss that uniform has at each of its budgets.
+fn equal_loss(series: &[plot::Series]) -> String {
+    let mut out = String::new();
+    for rounding in ["nearest", "gptq"] {
+        let Some((_, uniform)) = series.iter().find(|s| s.0 == format!("uniform, {rounding}")) else { continue };
+        // Budgets between widths are filled by the one below: each width once.
+        let mut points = uniform.clone();
+        points.dedup_by(|a, b| a.0 == b.0);
+        out += &format!(
+            "\nBits for the loss of one width for all, {rounding}:\n\n| way |{}\n|---|{}\n",
+            points.iter().map(|p| format!(" {:.4} |", p.0)).collect::<String>(),
+            "---|".repeat(points.len())
+        );
+        for (name, curve) in series.iter().filter(|s| s.0.ends_with(rounding) && !s.0.starts_with("uniform")) {
+            let bits: String = points.iter().map(|p| bits_at(curve, p.1).map_or(" - |".into(), |b| format!(" {b:.3} |"))).collect();
+            out += &format!("| {} |{bits}\n", name.trim_end_matches(&format!(", {rounding}")));
+        }
+    }
+    out
+}
+
+/// Mean losses at 3 bits for a weight of the first and of the last 30 % of layers, over those of the layers between.
+fn depth(bench: &Bench<'_>, s: &Scores) -> [f64; 2] {
+    let units = etalon::compress::units(&bench.subject.checkpoint.config, s.options.granule);
+    let blocks = units.last().map_or(1, |u| u.block + 1);
+    let edge = ((0.3 * blocks as f64).round() as usize).max(1);
+    let mean = |keep: &dyn Fn(usize) -> bool| {
+        let all = units.iter().zip(&s.units).filter(|(u, _)| keep(u.block));
+        let (loss, weights) = all.fold((0.0, 0), |(l, w), (u, s)| (l + s.losses[&3], w + u.weights()));
+        loss / (weights as f64).max(1.0)
+    };
+    let middle = mean(&|b| b >= edge && b + edge < blocks).max(f64::MIN_POSITIVE);
+    [mean(&|b| b < edge) / middle, mean(&|b| b + edge >= blocks) / middle]
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn ranks_and_crossings() {
+        assert_eq!(spearman(&[1.0, 2.0, 3.0], &[10.0, 20.0, 40.0]), 1.0);
+        assert_eq!(spearman(&[1.0, 2.0, 3.0], &[3.0, 2.0, 1.0]), -1.0);
+        let curve = [(2.0, 1.0), (3.0, 0.1), (4.0, 0.01)];
+        assert!((bits_at(&curve, 0.1f64.sqrt()).unwrap() - 2.5).abs() < 1e-12);
+        assert_eq!(bits_at(&curve, 2.0), None);
+        assert_eq!(way("random:3"), Ok(Way::Blind(Search::Random(3))));
+        assert!(way("dp").is_err());
+    }
+}
