@@ -1,11 +1,12 @@
 //! Mixed precision, from a model to a file: how sensitive each part is ([`score`]), how many bits it gets within a budget ([`choose`]),
-//! rounding ([`round`]) and writing it ([`pack`]).
+//! rounding ([`round`]) and writing it ([`pack`], [`gguf`]).
 //!
 //! The three scores of CPTQuant (arXiv 2412.03599) are here, made well defined: correlation between layers (CMPQ), pruning (PMPQ),
 //! and Taylor expansion by noise (TDMPQ); and what they stand for, the loss itself, measured for each part and width. All are brought to
 //! one measure, the loss that a part costs at a width, so that one search serves them all.
 
 pub mod choose;
+pub mod gguf;
 pub mod pack;
 pub mod round;
 pub mod score;
@@ -88,6 +89,15 @@ pub fn fingerprint(checkpoint: &Checkpoint) -> Result<u64> {
         text.extend(w.iter().step_by(step).flat_map(|v| v.to_le_bytes()));
     }
     Ok(hash(&text))
+}
+
+/// Little-endian halves of a tensor's values.
+fn halves(name: &str, values: &[f32]) -> Result<Vec<u8>> {
+    let halves: Vec<half::f16> = values.iter().map(|v| half::f16::from_f32(*v)).collect();
+    match halves.iter().position(|h| !h.is_finite()) {
+        None => Ok(halves.iter().flat_map(|h| h.to_le_bytes()).collect()),
+        Some(at) => Err(Error::shape("write", format!("`{name}`: element {at} is {}, beyond half precision: keep it in f32", values[at]))),
+    }
 }
 
 /// FNV-1a: stable for ever, unlike the standard library's hashes.

@@ -1,5 +1,6 @@
 //! Writing a rounded model as a folder that compressed-tensors (0.20 or later), and programs built on it, read.
 
+use super::halves;
 use super::round::Rounded;
 use crate::format::compressed::{ScalePart, parts};
 use crate::format::{BertHead, Checkpoint, Config, Encoding, NewTensor, RopePairing, SafetensorsWriter, write_atomically};
@@ -7,7 +8,6 @@ use crate::model::linears;
 use crate::quant::round::{Granularity, Spec, nearest};
 use crate::quant::{Packed, QuantFormat};
 use crate::{Error, Result};
-use half::f16;
 use serde_json::{Value as Json, json};
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
@@ -204,15 +204,7 @@ fn bytes(c: &Checkpoint, name: &str, shape: &[usize], form: &Form, part: Part) -
         values = order.iter().flat_map(|r| values[r * cols..][..cols].iter().copied()).collect();
     }
     match form {
-        Form::Half => {
-            let halves: Vec<f16> = values.iter().map(|v| f16::from_f32(*v)).collect();
-            match halves.iter().position(|h| !h.is_finite()) {
-                None => Ok(halves.iter().flat_map(|h| h.to_le_bytes()).collect()),
-                Some(at) => {
-                    Err(Error::shape("write", format!("`{name}`: element {at} is {}, beyond half precision: keep it in f32", values[at])))
-                }
-            }
-        }
+        Form::Half => halves(name, &values),
         _ => Ok(values.iter().flat_map(|v| v.to_le_bytes()).collect()),
     }
 }

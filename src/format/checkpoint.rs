@@ -116,6 +116,8 @@ pub struct Checkpoint {
     chat_template: Option<String>,
     /// The text of a `config.json`.
     config_text: Option<Vec<u8>>,
+    /// The file, if it is one of these.
+    gguf: Option<Arc<Gguf>>,
 }
 
 impl Checkpoint {
@@ -134,6 +136,7 @@ impl Checkpoint {
             eos: None,
             chat_template: if gguf.has(TEMPLATE) { Some(gguf.str(TEMPLATE)?.into()) } else { None },
             config_text: None,
+            gguf: Some(gguf.clone()),
         };
         for info in gguf.tensors.values() {
             let encoding = match info.ty {
@@ -182,6 +185,7 @@ impl Checkpoint {
             eos: special.eos,
             chat_template: special.chat_template,
             config_text: Some(config.to_vec()),
+            gguf: None,
         };
         for (index, source) in sources.iter().enumerate() {
             for entry in safetensors::read_header(&**source)? {
@@ -307,6 +311,11 @@ impl Checkpoint {
         tokenizer.eos = self.config.eos().to_vec();
         tokenizer.eos.extend(named_eos.filter(|id| !self.config.eos().contains(id)));
         Ok(tokenizer)
+    }
+
+    /// The GGUF file that it was read from.
+    pub fn gguf(&self) -> Option<&Gguf> {
+        self.gguf.as_deref()
     }
 
     /// The `config.json` of the model: the one that it came with, or for a GGUF file one with what that says.

@@ -5,7 +5,7 @@
 //! byte `i` of a block in the same place of each bit plane.
 
 use crate::error::{Error, Result};
-use crate::quant::packed::{Codes, plane_lengths, put_block};
+use crate::quant::packed::{Codes, get_block, plane_lengths, put_block};
 use crate::quant::{Packed, QuantFormat, Scales};
 
 /// A GGML tensor type.
@@ -105,6 +105,16 @@ impl GgmlType {
         })
     }
 
+    /// Its number in a file; `None` for one that is known by name only.
+    pub fn id(self) -> Option<u32> {
+        (0..64).find(|id| Self::from_id(*id) == Some(self)).filter(|_| !matches!(self, Self::Other { .. }))
+    }
+
+    /// The type that holds matrices of this format as they are, block after block; `None` where there is none, or it cannot be written.
+    pub fn holding(format: &QuantFormat) -> Option<Self> {
+        [Self::Q4_0, Self::Q5_0, Self::Q8_0].into_iter().find(|ty| ty.quant_format().as_ref() == Some(format))
+    }
+
     /// GGML's name, weights in a block, bytes of a block.
     const fn facts(self) -> (&'static str, u32, u32) {
         match self {
@@ -198,6 +208,43 @@ pub fn pack(ty: GgmlType, bytes: &[u8], rows: usize, cols: usize) -> Result<Pack
         None => Ok(packed),
         Some(row) => Err(Error::shape("GGML blocks", format!("a scale in row {row} is NaN or infinite: the file is damaged"))),
     }
+}
+
+/// The blocks of a matrix whose format is a type's ([`GgmlType::holding`]): the inverse of [`pack`].
+///
+/// # Errors
+/// [`Error::Unsupported`] for other formats; [`Error::Shape`] where rows are no whole blocks.
+pub fn unpack(p: &Packed) -> Result<(GgmlType, Vec<u8>)> {
+    let Some(ty) = GgmlType::holding(&p.format) else {
+        return Err(Error::Unsupported {
+            what: format!("{:?} in a GGUF file", p.format),
+            advice: "round to 4, 5 or 8 bits without zero points, in groups of 32".into(),
+        });
+    };
+    if !p.cols.is_multiple_of(ty.block_len()) {
+        return Err(Error::shape("GGML blocks", format!("rows of {} are no whole blocks of {}", p.cols, ty.block_len())));
+    }
+    let bits = p.format.bits as usize;
+    let mut out = Vec::with_capacity(p.rows * p.cols / 32 * ty.block_bytes());
+    let rows = p.codes.chunks_exact(p.format.code_words(p.cols)).zip(p.scales.chunks_exact(p.format.scale_words(p.cols)));
+    for (codes, scales) in rows {
+        for (b, block) in codes.chunks_exact(bits).enumerate() {
+            let words = get_block(p.format.bits, block);
+            let code = |i: usize| (words[i / 4] >> (8 * (i % 4))) as u8;
+            out.extend(((scales[b / 2] >> (16 * (b % 2))) as u16).to_le_bytes());
+            match ty {
+                GgmlType::Q8_0 => out.extend((0..32).map(|i| code(i) ^ 0x80)),
+                _ => {
+                    if ty == GgmlType::Q5_0 {
+                        let high = (0..32).fold(0u32, |h, i| h | u32::from(code(i) >> 4) << i);
+                        out.extend(high.to_le_bytes());
+                    }
+                    out.extend((0..16).map(|i| code(i) & 15 | (code(i + 16) & 15) << 4));
+                }
+            }
+        }
+    }
+    Ok((ty, out))
 }
 
 /// Types with blocks of 32 weights.

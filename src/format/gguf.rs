@@ -144,6 +144,8 @@ pub struct Gguf {
     pub metadata: BTreeMap<String, Value>,
     /// The tensors.
     pub tensors: BTreeMap<String, TensorInfo>,
+    /// Where the metadata lie in the file.
+    keys: std::ops::Range<u64>,
 }
 
 impl Gguf {
@@ -165,6 +167,7 @@ impl Gguf {
         let tensor_count = cursor.count("tensor_count", 24)?;
         let key_count = cursor.count("metadata_kv_count", 13)?;
         let mut metadata = BTreeMap::new();
+        let first_key = cursor.at;
         for i in 0..key_count {
             let key = cursor.string(&format!("metadata key {i}"))?;
             let value = cursor.value(&key)?;
@@ -172,6 +175,7 @@ impl Gguf {
                 return Err(fail(&key, "occurs twice".into()));
             }
         }
+        let keys = first_key..cursor.at;
         let mut infos = Vec::new();
         for i in 0..tensor_count {
             infos.push(cursor.tensor(i)?);
@@ -184,7 +188,54 @@ impl Gguf {
                 return Err(fail(&twice.name, "two tensors have this name".into()));
             }
         }
-        Ok(Self { source, metadata, tensors })
+        Ok(Self { source, metadata, tensors, keys })
+    }
+
+    /// The header of a file of version 3 with the same metadata and with other tensors, up to where these begin: names, shapes (rows first)
+    /// and types, in the order of the data. The file type says that types are mixed.
+    ///
+    /// # Errors
+    /// What reading fails with; [`Error::Format`] for a tensor that is not whole blocks of its type.
+    pub fn header_for(&self, tensors: &[(String, Vec<usize>, GgmlType)]) -> Result<Vec<u8>> {
+        /// llama.cpp's number for a mixture of types that no name stands for.
+        const GUESSED: u32 = 1024;
+        let fail = |field: &str, message: &str| Error::format(self.source.name(), field, message);
+        let len = usize::try_from(self.keys.end - self.keys.start).map_err(|_| fail("metadata", "too large for this machine"))?;
+        let mut keys = self.source.read(self.keys.start, len)?.into_owned();
+        let name = b"general.file_type";
+        let after = keys.windows(name.len()).position(|w| w == name).map(|at| at + name.len());
+        if let Some(at) = after.filter(|at| keys.get(*at..*at + 4) == Some(&4u32.to_le_bytes()[..])) {
+            keys[at + 4..at + 8].copy_from_slice(&GUESSED.to_le_bytes());
+        }
+        let mut out = b"GGUF".to_vec();
+        out.extend(3u32.to_le_bytes());
+        out.extend((tensors.len() as u64).to_le_bytes());
+        out.extend((self.metadata.len() as u64).to_le_bytes());
+        out.extend(keys);
+        let (_, align) = data_start(&*self.source, &self.metadata, 0)?;
+        let mut offset = 0u64;
+        for (name, shape, ty) in tensors {
+            let bytes = ty.bytes_of(shape.iter().map(|n| *n as u64).product());
+            let bytes = bytes.ok_or_else(|| fail(name, &format!("{shape:?} are no whole blocks of {}", ty.name())))?;
+            let id = ty.id().ok_or_else(|| fail(name, &format!("{} cannot be written", ty.name())))?;
+            out.extend((name.len() as u64).to_le_bytes());
+            out.extend(name.as_bytes());
+            out.extend((shape.len() as u32).to_le_bytes());
+            shape.iter().rev().for_each(|n| out.extend((*n as u64).to_le_bytes()));
+            out.extend(id.to_le_bytes());
+            out.extend(offset.to_le_bytes());
+            offset += bytes.next_multiple_of(align);
+        }
+        out.resize(out.len().next_multiple_of(align as usize), 0);
+        Ok(out)
+    }
+
+    /// Bytes that tensors begin at multiples of.
+    ///
+    /// # Errors
+    /// [`Error::Format`] for an alignment that is none.
+    pub fn alignment(&self) -> Result<u64> {
+        Ok(data_start(&*self.source, &self.metadata, 0)?.1)
     }
 
     fn typed<'a, T>(&'a self, key: &str, wanted: &str, get: impl Fn(&'a Value) -> Option<T>) -> Result<T> {

@@ -3,7 +3,7 @@
 use super::config::Config;
 
 /// Hugging Face's name of a tensor of a GGUF Llama; other names stay.
-pub(super) fn from_gguf(name: &str) -> String {
+pub(crate) fn from_gguf(name: &str) -> String {
     let (stem, suffix) = match name.rsplit_once('.') {
         Some((stem, suffix @ ("weight" | "bias"))) => (stem, suffix),
         _ => return name.into(),

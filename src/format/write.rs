@@ -155,7 +155,7 @@ fn header(file: &str, tensors: &[NewTensor], metadata: &BTreeMap<String, String>
 
 /// A file under a temporary name beside its place; removed if it is not finished.
 #[derive(Debug)]
-struct Draft {
+pub(crate) struct Draft {
     target: PathBuf,
     temporary: PathBuf,
     /// Nothing once it is closed.
@@ -164,7 +164,7 @@ struct Draft {
 }
 
 impl Draft {
-    fn new(target: &Path) -> Result<Self> {
+    pub(crate) fn new(target: &Path) -> Result<Self> {
         static COUNT: AtomicU64 = AtomicU64::new(0);
         let unnamed = || Error::Io { path: target.display().to_string(), source: io::Error::from(io::ErrorKind::InvalidInput) };
         let mut name = target.file_name().ok_or_else(unnamed)?.to_owned();
@@ -175,7 +175,7 @@ impl Draft {
         Ok(Self { target: target.into(), temporary, file: Some(BufWriter::with_capacity(1 << 20, file)), finished: false })
     }
 
-    fn write(&mut self, bytes: &[u8]) -> Result<()> {
+    pub(crate) fn write(&mut self, bytes: &[u8]) -> Result<()> {
         match &mut self.file {
             Some(file) => file.write_all(bytes).map_err(|e| io_error(&self.target, e)),
             None => Ok(()),
@@ -183,7 +183,7 @@ impl Draft {
     }
 
     /// Brings everything to the disk, then the file to its place.
-    fn finish(mut self) -> Result<()> {
+    pub(crate) fn finish(mut self) -> Result<()> {
         let whole = match self.file.take() {
             // Closed at the end of this arm, as some systems do not rename an open file.
             Some(file) => file.into_inner().map_err(io::IntoInnerError::into_error).and_then(|file| file.sync_all()),

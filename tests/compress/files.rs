@@ -1,15 +1,18 @@
 //! Written models: what is read back is what was rounded, and it is what the model then says.
 
 use super::{checkpoint, open, probe, texts};
+use crate::format::tiny_llama;
 use crate::kernels::context;
+use etalon::compress::gguf;
 use etalon::compress::pack::{Beside, beside, write};
 use etalon::compress::round::{Rounded, by_outputs, to_nearest};
 use etalon::format::compressed::{pack_stream, unpack_stream};
-use etalon::format::{Checkpoint, HostMatrix};
-use etalon::model::{Keep, Model, linears};
+use etalon::format::{Bytes, Checkpoint, Config, HostMatrix};
+use etalon::model::{Keep, Model, Sequence, linears};
 use etalon::quant::round::{Gptq, Granularity, Spec};
 use std::collections::BTreeMap;
 use std::path::PathBuf;
+use std::sync::Arc;
 
 const NAMES: [&str; 5] = ["opt-preln", "opt-350m-like", "llama-gqa", "bert-mlm", "bert-seqcls"];
 
@@ -157,5 +160,56 @@ fn damaged_parts_are_named() {
     std::fs::write(to.join("model.safetensors"), &whole).unwrap();
     let why = Checkpoint::open(&to).unwrap().matrix(&l.name, l.rows + 1, l.cols).map(|_| ()).unwrap_err().to_string();
     assert!(why.contains("shape"), "{why}");
+    std::fs::remove_dir_all(&to).unwrap();
+}
+
+/// A model that was read from a GGUF file, written as another one and as a folder, whose queries and keys lie in another order: both say
+/// what the model says whose f32 weights are the codes' values.
+#[test]
+fn models_from_gguf_are_written_as_either() {
+    let context = context();
+    let file = Arc::new(Bytes::new("tiny.gguf", tiny_llama().build()));
+    let c = Checkpoint::from_gguf(file).unwrap();
+    let bits = linears(&c.config).into_iter().enumerate().map(|(i, l)| (l.name, [4, 5, 8, 16][i % 4])).collect();
+    let rounded = to_nearest(&c, &bits, &gguf::SPEC, &|_, _| {}).unwrap();
+    let expected = open(&c);
+    for l in linears(&c.config) {
+        let own = c.matrix(&l.name, l.rows, l.cols).unwrap().into_f32();
+        let halves = own.iter().map(|v| half::f16::from_f32(*v).to_f32()).collect();
+        expected.set_weight(&l.name, &rounded.get(&l.name).map_or(halves, |p| p.decode())).unwrap();
+    }
+    let texts: Vec<Sequence> = vec![vec![0, 2, 3, 4, 7, 5, 6].into(), vec![6, 6, 2].into()];
+    let logits = |m: &Model| context.block_on(m.logits(&texts)).unwrap().concat();
+    let to = folder("gguf");
+    std::fs::create_dir_all(&to).unwrap();
+    let path = to.join("again.gguf");
+    gguf::write(&c, &rounded, &path).unwrap();
+    let again = Checkpoint::open(&path).unwrap();
+    assert_eq!(again.gguf().unwrap().metadata, c.gguf().unwrap().metadata);
+    for l in linears(&c.config) {
+        match (again.matrix(&l.name, l.rows, l.cols).unwrap(), rounded.get(&l.name)) {
+            (HostMatrix::Packed(got), Some(want)) => assert_eq!(got, *want, "{}", l.name),
+            (HostMatrix::F16(_), None) => {}
+            other => panic!("{}: {other:?}", l.name),
+        }
+    }
+    assert_eq!(again.bytes("model.embed_tokens.weight").unwrap(), c.bytes("model.embed_tokens.weight").unwrap());
+    write(&c, &rounded, &Beside { half: false, embeddings: None }, &to.join("folder")).unwrap();
+    let as_folder = Checkpoint::open(&to.join("folder")).unwrap();
+    let Config::Llama(config) = as_folder.config.clone() else { panic!("{:?}", as_folder.config) };
+    assert_eq!(Config::Llama(config), c.config);
+    for checkpoint in [again, as_folder] {
+        let model = Model::load(&context, &checkpoint, &|_, _| {}).unwrap();
+        let d = crate::models::largest_difference(&logits(&model), &logits(&expected));
+        assert!(d <= 1e-4, "{}: off by {d:e}", checkpoint.name);
+        let encoded = |c: &Checkpoint| c.tokenizer().unwrap().encode("ab ab c", true).unwrap();
+        assert_eq!(encoded(&checkpoint), encoded(&c));
+    }
+    // Codes that no GGML type holds, and a model that did not come from such a file.
+    let wide = to_nearest(&c, &linears(&c.config).into_iter().map(|l| (l.name, 3)).collect(), &gguf::SPEC, &|_, _| {}).unwrap();
+    assert!(gguf::write(&c, &wide, &to.join("none.gguf")).unwrap_err().to_string().contains("4, 5 or 8 bits"));
+    let other = checkpoint("llama-gqa");
+    assert!(gguf::write(&other, &BTreeMap::new(), &to.join("none.gguf")).unwrap_err().to_string().contains("did not come from one"));
+    assert!(!to.join("none.gguf").exists());
     std::fs::remove_dir_all(&to).unwrap();
 }

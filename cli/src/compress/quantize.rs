@@ -6,11 +6,11 @@ use super::{Subject, scores, texts};
 use crate::common::{Global, bar};
 use anyhow::{Context as _, Result, bail};
 use clap::ValueEnum;
-use etalon::compress::Unit;
 use etalon::compress::choose::{Budget, Chosen, HALF, Search, choose, joint, refine, restore};
 use etalon::compress::pack::{Beside, beside, write};
 use etalon::compress::round::{Rounded, by_outputs, to_nearest};
 use etalon::compress::score::{Options, Scores, WIDTHS};
+use etalon::compress::{Unit, gguf};
 use etalon::model::{Keep, Probe, Sequence};
 use etalon::quant::round::{Gptq, Spec};
 use std::path::PathBuf;
@@ -79,8 +79,9 @@ pub(crate) struct Args {
     /// Tokens of it
     #[arg(long, value_name = "N", default_value_t = 4096)]
     check_tokens: usize,
-    /// Folder of the model that is written, with report.html and report.json
-    #[arg(long, value_name = "DIR")]
+    /// Folder of the model that is written, in compressed-tensors' layout, with report.html and report.json; or a .gguf file, for models
+    /// that came from one: there widths are 4, 5, 8 and 16 (Q4_0, Q5_0, Q8_0, F16)
+    #[arg(long, value_name = "DIR|FILE.gguf")]
     out: PathBuf,
 }
 
@@ -93,6 +94,7 @@ struct Plan {
     rounding: RoundingName,
     refine: usize,
     beside: Beside,
+    gguf: bool,
 }
 
 pub(crate) fn run(g: &Global, args: &Args) -> Result<()> {
@@ -122,7 +124,10 @@ pub(crate) fn run(g: &Global, args: &Args) -> Result<()> {
         RoundingName::Nearest => nearest(&subject, &chosen, &plan.options.spec)?,
         RoundingName::Gptq => gptq(&subject, &chosen, &plan.options.spec, &calibration(args.tokens)?, args.act_order)?,
     };
-    write(&subject.checkpoint, &rounded, &plan.beside, &args.out)?;
+    match plan.gguf {
+        true => gguf::write(&subject.checkpoint, &rounded, &args.out)?,
+        false => write(&subject.checkpoint, &rounded, &plan.beside, &args.out)?,
+    }
     let written_s = start.elapsed().as_secs_f64();
     let (file, tokens) = (args.check.as_ref().or(args.score.calibration.as_ref()), args.check_tokens);
     let judged = file.map(|f| texts(&subject.model, f, tokens, args.score.window)).transpose()?;
@@ -134,7 +139,7 @@ pub(crate) fn run(g: &Global, args: &Args) -> Result<()> {
         rounding: if plan.rounding == RoundingName::Gptq { "GPTQ" } else { "nearest" },
         own_text: args.check.is_some(),
         seconds: (scored_s, written_s),
-        folder: &args.out,
+        written: &args.out,
     };
     report::write(g, &subject, &report, judged.as_deref())
 }
@@ -159,7 +164,18 @@ fn plan(subject: &Subject, args: &Args) -> Result<Plan> {
     if let Some(w) = widths.iter().find(|w| **w != HALF && !WIDTHS.contains(w)) {
         bail!("{w} bits: widths are {WIDTHS:?} and {HALF}");
     }
-    let options = of_score.options(&subject.checkpoint.config)?;
+    let mut options = of_score.options(&subject.checkpoint.config)?;
+    let as_gguf = args.out.extension().is_some_and(|e| e == "gguf");
+    if as_gguf {
+        // Scores are of the codes that the file will hold.
+        (options.spec, options.widths) = (gguf::SPEC, gguf::WIDTHS.to_vec());
+        widths.retain(|w| *w == HALF || gguf::WIDTHS.contains(w));
+        if widths.is_empty() || args.embedding_bits != HALF {
+            bail!(
+                "a GGUF file holds 4, 5, 8 and 16 bits, and embeddings as they are: change --bits or --embedding-bits, or write a folder"
+            );
+        }
+    }
     let budget = match (args.budget.budget()?, &search) {
         (Some(budget), _) => budget,
         (None, Search::Classes(_)) => Budget::Linears { bits: 16.0, metadata: true },
@@ -170,7 +186,7 @@ fn plan(subject: &Subject, args: &Args) -> Result<Plan> {
         bits if WIDTHS.contains(&bits) => Some(Spec { bits, ..options.spec }),
         bits => bail!("--embedding-bits {bits}: widths are {WIDTHS:?} and {HALF}"),
     };
-    Ok(Plan { options, search, budget, widths, rounding, refine, beside: Beside { half: true, embeddings } })
+    Ok(Plan { options, search, budget, widths, rounding, refine, beside: Beside { half: true, embeddings }, gguf: as_gguf })
 }
 
 /// How a choice was improved by measuring it.
@@ -193,7 +209,7 @@ fn chosen(subject: &Subject, plan: &Plan, args: &Args, scores: &Scores, probe: O
             bail!("`{}` matches no linear layer", r.pattern);
         }
     }
-    let beside = beside(&subject.checkpoint, &plan.beside)?;
+    let beside = if plan.gguf { gguf::beside(&subject.checkpoint) } else { beside(&subject.checkpoint, &plan.beside)? };
     let of = |search: &Search| choose(&subject.checkpoint, scores, (&plan.widths, &keep), (plan.budget, beside), search);
     let found = of(&plan.search)?;
     let (Some(probe), 1..) = (probe, plan.refine) else { return Ok((found, None)) };

@@ -9,7 +9,7 @@ use etalon::compress::score::Scores;
 use etalon::format::{Checkpoint, write_atomically};
 use etalon::model::{Model, Sampling, Sequence, Session};
 use serde_json::{Value, json};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Instant;
 
@@ -24,7 +24,18 @@ pub(super) struct Report<'a> {
     pub(super) own_text: bool,
     /// Until units were scored, and until the model was written.
     pub(super) seconds: (f64, f64),
-    pub(super) folder: &'a Path,
+    pub(super) written: &'a Path,
+}
+
+impl Report<'_> {
+    /// `report.json` in a folder, `MODEL.report.json` beside a file.
+    fn file(&self, extension: &str) -> PathBuf {
+        if self.written.is_dir() {
+            self.written.join(format!("report.{extension}"))
+        } else {
+            self.written.with_extension(format!("report.{extension}"))
+        }
+    }
 }
 
 /// Tokens that are made to time decoding.
@@ -38,7 +49,7 @@ struct Size {
 
 /// Judges the written model, writes `report.json` and `report.html` beside it, and prints what matters.
 pub(super) fn write(g: &Global, subject: &Subject, r: &Report<'_>, texts: Option<&[Sequence]>) -> Result<()> {
-    let written = Checkpoint::open(r.folder)?;
+    let written = Checkpoint::open(r.written)?;
     let model = Model::load(&subject.context, &written, &|_, _| {})?;
     let size = Size {
         elements: subject.checkpoint.tensors().map(|t| t.elements()).sum(),
@@ -64,9 +75,9 @@ pub(super) fn write(g: &Global, subject: &Subject, r: &Report<'_>, texts: Option
         "judged_on_own_text": r.own_text, "quality": quality, "speed": speed,
         "seconds": { "scored": r.seconds.0, "written": r.seconds.1 }, "adapter": subject.context.facts().summary(),
     });
-    write_atomically(&r.folder.join("report.json"), format!("{json:#}\n").as_bytes())?;
-    write_atomically(&r.folder.join("report.html"), html::page(&json).as_bytes())?;
-    if g.json { print_json(&json) } else { print(&text(&json, r.folder)) }
+    write_atomically(&r.file("json"), format!("{json:#}\n").as_bytes())?;
+    write_atomically(&r.file("html"), html::page(&json).as_bytes())?;
+    if g.json { print_json(&json) } else { print(&text(&json, r)) }
 }
 
 /// Weights of each width.
@@ -158,7 +169,7 @@ fn speed(subject: &Subject, model: &Arc<Model>) -> Result<Value> {
     Ok(json!({ "decode_tokens_per_s": of(model)?, "decode_tokens_per_s_f32": of(&subject.model)? }))
 }
 
-fn text(j: &Value, folder: &Path) -> String {
+fn text(j: &Value, r: &Report<'_>) -> String {
     let n = |path: &str| j.pointer(path).and_then(Value::as_f64);
     let mut out = format!(
         "size        {:.4} bits per linear weight, {:.4} per weight in all: {:.2} times smaller than f16 ({:.2} than f32), {:.1} MB\n",
@@ -196,5 +207,5 @@ fn text(j: &Value, folder: &Path) -> String {
     if j["calibration"]["few"] == true {
         out += &format!("caution     {} tokens of calibration: fewer than {} say little\n", j["calibration"]["tokens"], super::FEW);
     }
-    out + &format!("written     {} (report.html, report.json)\n", folder.display())
+    out + &format!("written     {}, report in {}\n", r.written.display(), r.file("html").display())
 }
