@@ -28,6 +28,17 @@ pub(crate) fn run(command: &mut Command) -> Result<()> {
     Ok(())
 }
 
+/// The same, and returns what it writes to standard output.
+pub(crate) fn output(command: &mut Command) -> Result<Vec<u8>> {
+    let line = describe(command);
+    eprintln!("$ {line}");
+    let found = command.stdin(Stdio::null()).stderr(Stdio::inherit()).output().with_context(|| format!("cannot start `{line}`"))?;
+    if !found.status.success() {
+        bail!("`{line}` failed ({})", found.status);
+    }
+    Ok(found.stdout)
+}
+
 /// Whether `program args` can be started and succeeds; its output is dropped.
 pub(crate) fn succeeds(program: &str, args: &[&str]) -> bool {
     let status = Command::new(program).args(args).stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null()).status();
