@@ -116,7 +116,7 @@ pub fn write(c: &Checkpoint, rounded: &Rounded, how: &Beside, folder: &Path) -> 
         };
         forms.insert(name, (shape, form));
     }
-    let config = config(c, &forms)?;
+    let config = config(c, &forms, how)?;
     let text = |json: &Json| format!("{json:#}\n").into_bytes();
     if let Some(tokenizer) = c.tokenizer_json()? {
         write_atomically(&folder.join("tokenizer.json"), &tokenizer)?;
@@ -247,8 +247,9 @@ fn public_name(config: &Config, name: &str) -> String {
 }
 
 /// The model's configuration with what was done to it: a group of layers for each way of rounding.
-fn config(c: &Checkpoint, forms: &BTreeMap<String, (Vec<usize>, Form)>) -> Result<Json> {
+fn config(c: &Checkpoint, forms: &BTreeMap<String, (Vec<usize>, Form)>, how: &Beside) -> Result<Json> {
     let mut map = c.config_json()?;
+    map.insert("torch_dtype".into(), json!(if how.half { "float16" } else { "float32" }));
     let mut groups: Vec<(Json, Vec<String>)> = Vec::new();
     let mut ignored = Vec::new();
     let body: BTreeSet<String> = linears(&c.config).into_iter().map(|l| l.name).collect();

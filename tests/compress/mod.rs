@@ -1,5 +1,6 @@
 //! From scores to a written model, on the tiny random models.
 
+mod budget;
 mod choose;
 mod files;
 mod scores;
