@@ -292,74 +292,117 @@ pub async fn joint(probe: &Probe, checkpoint: &Checkpoint, spec: &Spec, chosen: 
 pub struct Refined {
     /// The choice that loses least of those measured.
     pub chosen: Chosen,
-    /// Its loss, and that of the choice at first.
+    /// Its loss.
     pub loss: f64,
-    /// The loss before.
-    pub before: f64,
+    /// The losses of the choices that it began with.
+    pub before: Vec<f64>,
     /// Runs of the model.
     pub measured: usize,
 }
 
-/// Improves a choice by measuring it as a whole: losses of single units do not add up below 4 bits. In each round, each unit's next widths
-/// are tried with all others as chosen; the search goes on from these losses, and its choice is taken if it really loses less.
+/// What a change of width must promise, as a part of the loss: with more to ask for, fewer units change at once.
+const PROMISES: [f64; 6] = [0.0, 0.005, 0.01, 0.02, 0.04, 0.08];
+
+/// Improves the best of some choices by measuring it as a whole, within the bits of the largest: losses of single units do not add up below
+/// 4 bits. In each round, each unit's next widths are tried with all others as they are; the search goes on from these losses, with few
+/// changes at once or many, and what really loses least is taken.
 ///
 /// # Errors
-/// As [`choose`] and [`joint`].
+/// As [`choose`] and [`joint`]; [`Error::Request`] without a choice to begin with.
 pub async fn refine(
     probe: &Probe,
     checkpoint: &Checkpoint,
     spec: &Spec,
-    chosen: &Chosen,
+    starts: &[Chosen],
     (widths, keep, rounds): (&[u32], &Keep<'_>, usize),
 ) -> Result<Refined> {
-    let mut best = chosen.clone();
-    set(probe.model(), checkpoint, spec, &best.members().collect::<Vec<_>>())?;
-    let run = async {
-        let before = probe.measure(0).await?.change;
-        let (mut loss, mut measured) = (before, 1);
-        for _ in 0..rounds {
-            let mut items = Vec::new();
-            for (u, bits) in best.units.iter().zip(&best.bits) {
-                let mut allowed: Vec<u32> = widths.iter().copied().filter(|w| keep(u, *w)).collect();
-                allowed.sort_unstable();
-                let at = allowed.iter().position(|w| w == bits).unwrap_or(0);
-                let mut choices = Vec::new();
-                for w in allowed.iter().take(at + 2).skip(at.saturating_sub(1)) {
-                    let found = if w == bits {
-                        loss
-                    } else {
-                        let members = |w: u32| u.linears.iter().map(|l| (l, w)).collect::<Vec<_>>();
-                        set(probe.model(), checkpoint, spec, &members(*w))?;
-                        let found = probe.measure(0).await?.change;
-                        set(probe.model(), checkpoint, spec, &members(*bits))?;
-                        measured += 1;
-                        found
-                    };
-                    choices.push(Choice { bits: *w, cost: cost(u, spec, *w, true), loss: found });
-                }
-                // Only differences count; losses must not be below 0.
-                let least = choices.iter().map(|c| c.loss).fold(f64::INFINITY, f64::min);
-                choices.iter_mut().for_each(|c| c.loss -= least);
-                items.push(allocate::Unit::new(u.name.clone(), u.weights(), choices)?);
-            }
-            let found = allocate::dp(&items, chosen.cost)?;
-            let next = Chosen { bits: found.bits(&items), cost: found.cost, exact: false, ..best.clone() };
-            if next.bits == best.bits {
-                break;
-            }
-            set(probe.model(), checkpoint, spec, &next.members().collect::<Vec<_>>())?;
-            let after = probe.measure(0).await?.change;
-            measured += 1;
-            if after >= loss {
-                break;
-            }
-            (best, loss) = (next, after);
-        }
-        Ok(Refined { chosen: best, loss, before, measured })
-    };
-    let found = run.await;
+    let search = Refinement { probe, checkpoint, spec, widths, keep };
+    let found = search.run(starts, rounds).await;
     restore(probe.model(), checkpoint)?;
     found
+}
+
+struct Refinement<'a> {
+    probe: &'a Probe,
+    checkpoint: &'a Checkpoint,
+    spec: &'a Spec,
+    widths: &'a [u32],
+    keep: &'a Keep<'a>,
+}
+
+impl Refinement<'_> {
+    async fn run(&self, starts: &[Chosen], rounds: usize) -> Result<Refined> {
+        let (mut before, mut best) = (Vec::new(), None);
+        for start in starts {
+            let loss = self.loss(start).await?;
+            before.push(loss);
+            if best.as_ref().is_none_or(|(_, least)| loss < *least) {
+                best = Some((start.clone(), loss));
+            }
+        }
+        let (mut chosen, mut loss) = best.ok_or_else(|| Error::Request("there is no choice to improve".into()))?;
+        let (room, mut measured) = (starts.iter().map(|s| s.cost).max().unwrap_or(0), before.len());
+        for _ in 0..rounds {
+            set(self.probe.model(), self.checkpoint, self.spec, &chosen.members().collect::<Vec<_>>())?;
+            let (items, runs) = self.neighbours(&chosen, loss).await?;
+            measured += runs;
+            let mut tried = vec![chosen.bits.clone()];
+            let mut next: Option<(Chosen, f64)> = None;
+            for promise in PROMISES {
+                let dearer =
+                    items.iter().zip(&chosen.bits).map(|(u, own)| u.dearer_but(*own, promise * loss)).collect::<Result<Vec<_>>>()?;
+                let found = allocate::dp(&dearer, room)?;
+                let step = Chosen { bits: found.bits(&dearer), cost: found.cost, exact: false, ..chosen.clone() };
+                if tried.contains(&step.bits) {
+                    continue;
+                }
+                tried.push(step.bits.clone());
+                let after = self.loss(&step).await?;
+                measured += 1;
+                if after < next.as_ref().map_or(loss, |(_, least)| *least) {
+                    next = Some((step, after));
+                }
+            }
+            match next {
+                Some(better) => (chosen, loss) = better,
+                None => break,
+            }
+        }
+        Ok(Refined { chosen, loss, before, measured })
+    }
+
+    /// Of a choice as a whole, which the model then has.
+    async fn loss(&self, chosen: &Chosen) -> Result<f64> {
+        set(self.probe.model(), self.checkpoint, self.spec, &chosen.members().collect::<Vec<_>>())?;
+        Ok(self.probe.measure(0).await?.change)
+    }
+
+    /// For each unit its width and the next ones, with what the model loses then; and the runs that took.
+    async fn neighbours(&self, chosen: &Chosen, loss: f64) -> Result<(Vec<allocate::Unit>, usize)> {
+        let (mut items, mut runs) = (Vec::new(), 0);
+        for (u, bits) in chosen.units.iter().zip(&chosen.bits) {
+            let mut allowed: Vec<u32> = self.widths.iter().copied().filter(|w| (self.keep)(u, *w)).collect();
+            allowed.sort_unstable();
+            let at = allowed.iter().position(|w| w == bits).unwrap_or(0);
+            let mut choices = Vec::new();
+            for w in allowed.iter().take(at + 2).skip(at.saturating_sub(1)) {
+                let mut found = loss;
+                if w != bits {
+                    let members = |w: u32| u.linears.iter().map(|l| (l, w)).collect::<Vec<_>>();
+                    set(self.probe.model(), self.checkpoint, self.spec, &members(*w))?;
+                    found = self.probe.measure(0).await?.change;
+                    set(self.probe.model(), self.checkpoint, self.spec, &members(*bits))?;
+                    runs += 1;
+                }
+                choices.push(Choice { bits: *w, cost: cost(u, self.spec, *w, true), loss: found });
+            }
+            // Only differences count; losses must not be below 0.
+            let least = choices.iter().map(|c| c.loss).fold(f64::INFINITY, f64::min);
+            choices.iter_mut().for_each(|c| c.loss -= least);
+            items.push(allocate::Unit::new(u.name.clone(), u.weights(), choices)?);
+        }
+        Ok((items, runs))
+    }
 }
 
 /// The default group of a model: 128 where it fits, else the largest that does, else a scale per row.

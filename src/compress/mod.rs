@@ -13,6 +13,7 @@ pub mod score;
 
 use crate::format::{Checkpoint, Config};
 use crate::model::{Linear, Site, linears};
+use crate::train::random::hash;
 use crate::{Error, Result};
 use serde::{Deserialize, Serialize};
 
@@ -88,7 +89,7 @@ pub fn fingerprint(checkpoint: &Checkpoint) -> Result<u64> {
         let step = (w.len() / 64).max(1);
         text.extend(w.iter().step_by(step).flat_map(|v| v.to_le_bytes()));
     }
-    Ok(hash(&text))
+    Ok(hash(text))
 }
 
 /// Little-endian halves of a tensor's values.
@@ -98,11 +99,6 @@ fn halves(name: &str, values: &[f32]) -> Result<Vec<u8>> {
         None => Ok(halves.iter().flat_map(|h| h.to_le_bytes()).collect()),
         Some(at) => Err(Error::shape("write", format!("`{name}`: element {at} is {}, beyond half precision: keep it in f32", values[at]))),
     }
-}
-
-/// FNV-1a: stable for ever, unlike the standard library's hashes.
-pub fn hash(bytes: &[u8]) -> u64 {
-    bytes.iter().fold(0xcbf2_9ce4_8422_2325, |h, b| (h ^ u64::from(*b)).wrapping_mul(0x0000_0100_0000_01b3))
 }
 
 /// Runs `f` over the items on all processors; results in the order of the items, or the first error.

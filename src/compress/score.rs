@@ -1,12 +1,12 @@
 //! How much of what a model says is lost where a part of it is rounded.
 
-use super::{Granule, Unit, fingerprint, hash, on_all, units, weights};
+use super::{Granule, Unit, fingerprint, on_all, units, weights};
 use crate::format::Checkpoint;
 use crate::model::{Loss, Probe, Sequence, Site};
 use crate::quant::round::{Hessian, Spec, nearest};
 use crate::quant::similarity::{Samples, Scope, Similarity, cmpq, null};
 use crate::quant::{matched_sparsity, prune};
-use crate::train::random::Random;
+use crate::train::random::{Random, hash};
 use crate::{Error, Result};
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
@@ -130,7 +130,7 @@ impl Scores {
         let bytes: Vec<u8> = texts.iter().flat_map(|t| t.tokens.iter().chain(&[u32::MAX])).flat_map(|t| t.to_le_bytes()).collect();
         let tokens = texts.iter().map(|t| t.tokens.len()).sum();
         let weights = fingerprint(checkpoint)?;
-        Ok(Self { version: 1, weights, texts: hash(&bytes), tokens, options, chance: None, units: Vec::new() })
+        Ok(Self { version: 1, weights, texts: hash(bytes), tokens, options, chance: None, units: Vec::new() })
     }
 
     /// Scores of 0 for every unit, for searches that need none.

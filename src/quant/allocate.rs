@@ -79,6 +79,15 @@ impl Unit {
         Ok(Self { choices, ..self.clone() })
     }
 
+    /// The same unit with a loss that is larger by so much at all widths but one: a change must promise that at least.
+    ///
+    /// # Errors
+    /// As [`Unit::new`].
+    pub fn dearer_but(&self, bits: u32, by: f64) -> Result<Self> {
+        let dearer = |c: &Choice| Choice { loss: if c.bits == bits { c.loss } else { c.loss + by }, ..*c };
+        Self::new(self.name.clone(), self.weights, self.choices.iter().map(dearer).collect())
+    }
+
     /// What it is called.
     pub fn name(&self) -> &str {
         &self.name

@@ -4,7 +4,7 @@ use super::layout::{Buffers, Id, Layout, Slots};
 use super::method::{Basis, Linear, Method, Stand};
 use super::network::Network;
 use super::options::{Frozen, Options};
-use super::random::Random;
+use super::random::{Random, hash};
 use super::thawed::{self, Freezer, Thawed};
 use crate::gpu::{Buffer, Context};
 use crate::linalg::{Factors, Place, Svd};
@@ -42,9 +42,7 @@ pub(super) type Store<'a> = (&'a Arc<Layout>, &'a Buffers, &'a Arc<Buffer>);
 
 /// A generator for one tensor: what one draws does not depend on what others there are.
 fn generator(seed: u64, name: &str) -> Random {
-    // FNV-1a: stable for ever, unlike the standard library's hashes.
-    let hash = name.bytes().fold(0xcbf2_9ce4_8422_2325_u64, |h, b| (h ^ u64::from(b)).wrapping_mul(0x0000_0100_0000_01b3));
-    Random::new(seed, hash)
+    Random::new(seed, hash(name.bytes()))
 }
 
 /// Normal with a deviation, or as [`kaiming`], for `rows x n`.

@@ -5,6 +5,11 @@ use crate::reference::sample::threefry;
 /// Third word of the key: no number of the host is one that a kernel draws from the same seed.
 const HOST: u32 = 0x686f_7374;
 
+/// FNV-1a: stable for ever, unlike the standard library's hashes.
+pub fn hash(bytes: impl IntoIterator<Item = u8>) -> u64 {
+    bytes.into_iter().fold(0xcbf2_9ce4_8422_2325, |h, b| (h ^ u64::from(b)).wrapping_mul(0x0000_0100_0000_01b3))
+}
+
 /// A stream of random numbers: Threefry-4x32-20 of a counter, so that streams of one seed share nothing and none has a past to
 /// save.
 #[derive(Debug, Clone)]

@@ -6,7 +6,7 @@ use crate::common::{self, Global, bar, print, print_json, read_text};
 use crate::plot;
 use anyhow::{Context as _, Result, bail};
 use clap::ValueEnum;
-use etalon::compress::choose::{Budget, Chosen, Search, choose, joint, refine, restore};
+use etalon::compress::choose::{Budget, Chosen, Search, choose, refine, restore};
 use etalon::compress::round::{by_outputs, to_nearest};
 use etalon::compress::score::{Options, Scores, WIDTHS};
 use etalon::format::write_atomically;
@@ -217,10 +217,11 @@ impl Bench<'_> {
             Way::Refined => {
                 let context = &self.subject.context;
                 let first = of(scores, &Search::Exact)?;
-                let better = context.block_on(refine(&self.probe, c, &self.options.spec, &first, (&WIDTHS, &any, self.args.refine)))?;
                 let one = of(&flat, &Search::Uniform)?;
-                let loss = context.block_on(joint(&self.probe, c, &self.options.spec, &one))?.change;
-                Ok(if loss < better.loss { (one, true) } else { (better.chosen, false) })
+                let starts = [first, one.clone()];
+                let better = context.block_on(refine(&self.probe, c, &self.options.spec, &starts, (&WIDTHS, &any, self.args.refine)))?;
+                let fell_back = better.chosen.bits == one.bits;
+                Ok((better.chosen, fell_back))
             }
         }
     }

@@ -6,7 +6,7 @@ use super::{Subject, scores, texts};
 use crate::common::{Global, bar};
 use anyhow::{Context as _, Result, bail};
 use clap::ValueEnum;
-use etalon::compress::choose::{Budget, Chosen, HALF, Search, choose, joint, refine, restore};
+use etalon::compress::choose::{Budget, Chosen, HALF, Search, choose, refine, restore};
 use etalon::compress::pack::{Beside, beside, write};
 use etalon::compress::round::{Rounded, by_outputs, to_nearest};
 use etalon::compress::score::{Options, Scores, WIDTHS};
@@ -215,19 +215,19 @@ fn chosen(subject: &Subject, plan: &Plan, args: &Args, scores: &Scores, probe: O
     let (Some(probe), 1..) = (probe, plan.refine) else { return Ok((found, None)) };
     let (c, spec) = (&subject.context, &plan.options.spec);
     let spinner = bar(0, "measuring the choice as a whole", "");
-    let better = c.block_on(refine(probe, &subject.checkpoint, spec, &found, (&plan.widths, &keep, plan.refine)))?;
-    let mut r = Refinement { before: better.before, after: better.loss, uniform: None, measured: better.measured, fell_back: false };
-    let mut best = better.chosen;
     // What all this is for: a choice that loses more than one width for all is none.
-    if let Ok(flat) = of(&Search::Uniform) {
-        let loss = c.block_on(joint(probe, &subject.checkpoint, spec, &flat))?.change;
-        (r.uniform, r.measured) = (Some(loss), r.measured + 1);
-        if loss < r.after {
-            (best, r.after, r.fell_back) = (flat, loss, true);
-        }
-    }
+    let flat = of(&Search::Uniform).ok();
+    let starts: Vec<Chosen> = std::iter::once(found).chain(flat.clone()).collect();
+    let better = c.block_on(refine(probe, &subject.checkpoint, spec, &starts, (&plan.widths, &keep, plan.refine)))?;
+    let r = Refinement {
+        before: better.before[0],
+        after: better.loss,
+        uniform: better.before.get(1).copied(),
+        measured: better.measured,
+        fell_back: flat.is_some_and(|f| f.bits == better.chosen.bits),
+    };
     spinner.finish_and_clear();
-    Ok((best, Some(r)))
+    Ok((better.chosen, Some(r)))
 }
 
 fn scores_units(subject: &Subject, scores: &Scores) -> Vec<Unit> {

@@ -11,6 +11,7 @@ use anyhow::{Context as _, Result, bail};
 use etalon::Context;
 use etalon::format::write_atomically;
 use etalon::train::job::{Job, Outcome, Settings};
+use etalon::train::random::hash;
 use etalon::train::{Method, Options};
 use report::{Found, Swept};
 use serde_json::{Value, json};
@@ -119,9 +120,7 @@ pub(crate) fn run(g: &Global, args: &Args) -> Result<()> {
 /// Refuses a folder whose runs were made with another text, tokenizer or model.
 fn same_data(p: &Prepared, out: &Path) -> Result<()> {
     let tokens: Vec<u8> = p.corpus.train.iter().chain(&p.corpus.valid).flat_map(|t| t.to_le_bytes()).collect();
-    // FNV-1a: stable for ever, unlike the standard library's hashes.
-    let fnv = |h: u64, b: &u8| (h ^ u64::from(*b)).wrapping_mul(0x0000_0100_0000_01b3);
-    let hash = [p.config.as_bytes(), p.tokenizer.as_bytes(), &tokens].iter().flat_map(|part| part.iter()).fold(0xcbf2_9ce4_8422_2325, fnv);
+    let hash = hash([p.config.as_bytes(), p.tokenizer.as_bytes(), &tokens].into_iter().flatten().copied());
     let (train, valid) = (p.corpus.train.len(), p.corpus.valid.len());
     let now = json!({ "train_tokens": train, "valid_tokens": valid, "model_tokenizer_and_text": format!("{hash:016x}") });
     let path = out.join("data.json");
