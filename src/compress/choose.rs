@@ -1,11 +1,12 @@
 //! How many bits each unit gets within a budget.
 
+use super::round::Codes;
 use super::score::{Scores, WIDTHS};
-use super::{Unit, fingerprint, on_all, units, weights};
+use super::{Unit, fingerprint, on_all, units};
 use crate::format::{Checkpoint, Config};
 use crate::model::{Linear, Model, Probe};
 use crate::quant::allocate::{self, Allocation, Choice};
-use crate::quant::round::{Granularity, Spec, nearest};
+use crate::quant::round::{Granularity, Spec};
 use crate::train::random::Random;
 use crate::{Error, Result};
 use std::collections::BTreeMap;
@@ -254,14 +255,11 @@ fn in_order(items: &[allocate::Unit], order: &[usize], room: u64) -> Result<Allo
     Ok(of_places(items, chosen))
 }
 
-/// Overwrites linear weights on the device by what rounding to the nearest makes of it; [`restore`] takes it back.
-fn set(model: &Model, checkpoint: &Checkpoint, spec: &Spec, members: &[(&Linear, u32)]) -> Result<()> {
+/// Overwrites linear weights on the device by the values of their codes; [`restore`] takes it back.
+fn set(model: &Model, checkpoint: &Checkpoint, codes: &Codes, members: &[(&Linear, u32)]) -> Result<()> {
     // Some at a time, so that a large model is not in memory twice.
     for part in members.chunks(16) {
-        let values = on_all(part, |(l, bits)| {
-            let w = weights(checkpoint, l)?;
-            if *bits == HALF { Ok(w) } else { Ok(nearest(&w, l.rows, l.cols, &Spec { bits: *bits, ..*spec })?.decode()) }
-        })?;
+        let values = on_all(part, |(l, bits)| codes.values(checkpoint, l, *bits))?;
         part.iter().zip(&values).try_for_each(|((l, _), w)| model.set_weight(&l.name, w))?;
     }
     Ok(())
@@ -273,15 +271,15 @@ fn set(model: &Model, checkpoint: &Checkpoint, spec: &Spec, members: &[(&Linear,
 /// What the device reports.
 pub fn restore(model: &Model, checkpoint: &Checkpoint) -> Result<()> {
     let all = crate::model::linears(&checkpoint.config);
-    set(model, checkpoint, &Spec::default(), &all.iter().map(|l| (l, HALF)).collect::<Vec<_>>())
+    set(model, checkpoint, &Codes::Nearest(Spec::default()), &all.iter().map(|l| (l, HALF)).collect::<Vec<_>>())
 }
 
-/// The loss of a choice as a whole, measured, with rounding to the nearest; the model has its own weights again afterwards.
+/// The loss of a choice as a whole, measured; the model has its own weights again afterwards.
 ///
 /// # Errors
 /// As [`Probe::measure`].
-pub async fn joint(probe: &Probe, checkpoint: &Checkpoint, spec: &Spec, chosen: &Chosen) -> Result<crate::model::Loss> {
-    set(probe.model(), checkpoint, spec, &chosen.members().collect::<Vec<_>>())?;
+pub async fn joint(probe: &Probe, checkpoint: &Checkpoint, codes: &Codes, chosen: &Chosen) -> Result<crate::model::Loss> {
+    set(probe.model(), checkpoint, codes, &chosen.members().collect::<Vec<_>>())?;
     let loss = probe.measure(0).await;
     restore(probe.model(), checkpoint)?;
     loss
@@ -312,11 +310,11 @@ const PROMISES: [f64; 6] = [0.0, 0.005, 0.01, 0.02, 0.04, 0.08];
 pub async fn refine(
     probe: &Probe,
     checkpoint: &Checkpoint,
-    spec: &Spec,
+    codes: &Codes,
     starts: &[Chosen],
     (widths, keep, rounds): (&[u32], &Keep<'_>, usize),
 ) -> Result<Refined> {
-    let search = Refinement { probe, checkpoint, spec, widths, keep };
+    let search = Refinement { probe, checkpoint, codes, widths, keep };
     let found = search.run(starts, rounds).await;
     restore(probe.model(), checkpoint)?;
     found
@@ -325,7 +323,7 @@ pub async fn refine(
 struct Refinement<'a> {
     probe: &'a Probe,
     checkpoint: &'a Checkpoint,
-    spec: &'a Spec,
+    codes: &'a Codes,
     widths: &'a [u32],
     keep: &'a Keep<'a>,
 }
@@ -343,7 +341,7 @@ impl Refinement<'_> {
         let (mut chosen, mut loss) = best.ok_or_else(|| Error::Request("there is no choice to improve".into()))?;
         let (room, mut measured) = (starts.iter().map(|s| s.cost).max().unwrap_or(0), before.len());
         for _ in 0..rounds {
-            set(self.probe.model(), self.checkpoint, self.spec, &chosen.members().collect::<Vec<_>>())?;
+            set(self.probe.model(), self.checkpoint, self.codes, &chosen.members().collect::<Vec<_>>())?;
             let (items, runs) = self.neighbours(&chosen, loss).await?;
             measured += runs;
             let mut tried = vec![chosen.bits.clone()];
@@ -373,7 +371,7 @@ impl Refinement<'_> {
 
     /// Of a choice as a whole, which the model then has.
     async fn loss(&self, chosen: &Chosen) -> Result<f64> {
-        set(self.probe.model(), self.checkpoint, self.spec, &chosen.members().collect::<Vec<_>>())?;
+        set(self.probe.model(), self.checkpoint, self.codes, &chosen.members().collect::<Vec<_>>())?;
         Ok(self.probe.measure(0).await?.change)
     }
 
@@ -389,12 +387,12 @@ impl Refinement<'_> {
                 let mut found = loss;
                 if w != bits {
                     let members = |w: u32| u.linears.iter().map(|l| (l, w)).collect::<Vec<_>>();
-                    set(self.probe.model(), self.checkpoint, self.spec, &members(*w))?;
+                    set(self.probe.model(), self.checkpoint, self.codes, &members(*w))?;
                     found = self.probe.measure(0).await?.change;
-                    set(self.probe.model(), self.checkpoint, self.spec, &members(*bits))?;
+                    set(self.probe.model(), self.checkpoint, self.codes, &members(*bits))?;
                     runs += 1;
                 }
-                choices.push(Choice { bits: *w, cost: cost(u, self.spec, *w, true), loss: found });
+                choices.push(Choice { bits: *w, cost: cost(u, self.codes.spec(), *w, true), loss: found });
             }
             // Only differences count; losses must not be below 0.
             let least = choices.iter().map(|c| c.loss).fold(f64::INFINITY, f64::min);

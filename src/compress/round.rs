@@ -3,9 +3,9 @@
 use super::choose::HALF;
 use super::{on_all, weights};
 use crate::format::Checkpoint;
-use crate::model::{Linear, Probe, linears};
+use crate::model::{Linear, Probe, Site, linears};
 use crate::quant::Packed;
-use crate::quant::round::{Gptq, Spec, gptq, nearest};
+use crate::quant::round::{Gptq, Hessian, Spec, gptq, nearest};
 use crate::{Error, Result};
 use std::collections::BTreeMap;
 
@@ -54,11 +54,7 @@ pub async fn by_outputs(
         let members: Vec<&Linear> = all.iter().filter(|l| l.block == block).collect();
         let packed = on_all(&members, |l| match width(bits, l)? {
             HALF => Ok(None),
-            bits => {
-                let spec = Spec { bits, ..*spec };
-                let moments = moments.get(&l.site).ok_or_else(|| Error::Request(format!("`{}`: no inputs were seen", l.name)))?;
-                gptq(&weights(checkpoint, l)?, l.rows, l.cols, &spec, moments, options).map(Some).map_err(|e| named(l, e))
-            }
+            bits => fit(checkpoint, l, &Spec { bits, ..*spec }, &moments, options).map(Some),
         })?;
         for (l, p) in members.iter().zip(packed) {
             if let Some(p) = p {
@@ -70,6 +66,81 @@ pub async fn by_outputs(
         tell(block + 1, blocks);
     }
     Ok(out)
+}
+
+/// What a width makes of a layer's weights.
+#[derive(Debug, Clone)]
+pub enum Codes {
+    /// The nearest codes, found when they are asked for.
+    Nearest(Spec),
+    /// Codes that were fitted to what the layers read while nothing was rounded.
+    Fitted {
+        /// How they were rounded, but for the width.
+        spec: Spec,
+        /// By the tensor's name and the width.
+        all: BTreeMap<(String, u32), Packed>,
+    },
+}
+
+impl Codes {
+    /// Fits every layer to each width by [`gptq`]. The probe must stand before the first layer, its model's weights being as they were.
+    ///
+    /// # Errors
+    /// As [`by_outputs`].
+    pub async fn fitted(
+        probe: &mut Probe,
+        checkpoint: &Checkpoint,
+        (spec, options): (&Spec, &Gptq),
+        widths: &[u32],
+        tell: &dyn Fn(usize, usize),
+    ) -> Result<Self> {
+        let layers = linears(&checkpoint.config);
+        let blocks = layers.last().map_or(0, |l| l.block + 1);
+        let mut all = BTreeMap::new();
+        for block in 0..blocks {
+            let moments = probe.hessians(block).await?;
+            let wanted: Vec<(&Linear, u32)> = layers
+                .iter()
+                .filter(|l| l.block == block)
+                .flat_map(|l| widths.iter().filter(|w| **w != HALF).map(move |w| (l, *w)))
+                .collect();
+            let packed = on_all(&wanted, |(l, bits)| fit(checkpoint, l, &Spec { bits: *bits, ..*spec }, &moments, options))?;
+            all.extend(wanted.iter().zip(packed).map(|((l, bits), p)| ((l.name.clone(), *bits), p)));
+            probe.advance(block)?;
+            tell(block + 1, blocks);
+        }
+        Ok(Self::Fitted { spec: *spec, all })
+    }
+
+    /// How weights are rounded, but for the width.
+    pub fn spec(&self) -> &Spec {
+        match self {
+            Self::Nearest(spec) | Self::Fitted { spec, .. } => spec,
+        }
+    }
+
+    /// The values of a layer's codes at a width; [`HALF`] leaves the weights as they are.
+    ///
+    /// # Errors
+    /// As [`nearest`]; [`Error::Request`] for a width that was not fitted.
+    pub fn values(&self, checkpoint: &Checkpoint, l: &Linear, bits: u32) -> Result<Vec<f32>> {
+        match self {
+            _ if bits == HALF => weights(checkpoint, l),
+            Self::Nearest(spec) => {
+                let spec = Spec { bits, ..*spec };
+                Ok(nearest(&weights(checkpoint, l)?, l.rows, l.cols, &spec).map_err(|e| named(l, e))?.decode())
+            }
+            Self::Fitted { all, .. } => match all.get(&(l.name.clone(), bits)) {
+                Some(p) => Ok(p.decode()),
+                None => Err(Error::Request(format!("`{}` was not fitted to {bits} bits", l.name))),
+            },
+        }
+    }
+}
+
+fn fit(checkpoint: &Checkpoint, l: &Linear, spec: &Spec, moments: &BTreeMap<Site, Hessian>, options: &Gptq) -> Result<Packed> {
+    let moments = moments.get(&l.site).ok_or_else(|| Error::Request(format!("`{}`: no inputs were seen", l.name)))?;
+    gptq(&weights(checkpoint, l)?, l.rows, l.cols, spec, moments, options).map_err(|e| named(l, e))
 }
 
 /// The same error with the layer's name.

@@ -1,9 +1,10 @@
 //! How much of what a model says is lost where a part of it is rounded.
 
+use super::round::Codes;
 use super::{Granule, Unit, fingerprint, on_all, units, weights};
 use crate::format::Checkpoint;
 use crate::model::{Loss, Probe, Sequence, Site};
-use crate::quant::round::{Hessian, Spec, nearest};
+use crate::quant::round::{Hessian, Spec};
 use crate::quant::similarity::{Samples, Scope, Similarity, cmpq, null};
 use crate::quant::{matched_sparsity, prune};
 use crate::train::random::{Random, hash};
@@ -73,6 +74,8 @@ pub struct Options {
     pub granule: Granule,
     /// How weights are rounded, but for the width: the group that a scale is for, and so on.
     pub spec: Spec,
+    /// Tokens that codes are fitted to ([`Codes::Fitted`]); 0: the nearest ones.
+    pub fitted_to: usize,
     /// Widths that losses are wanted for.
     pub widths: Vec<u32>,
     /// Of noises.
@@ -86,7 +89,15 @@ impl Default for Options {
     /// TDMPQ on weights, one width a site.
     fn default() -> Self {
         let score = Score::WeightNoise { pairs: 2, bits: 3 };
-        Self { score, metric: Metric::Change, granule: Granule::Site, spec: Spec::default(), widths: WIDTHS.to_vec(), seed: 0 }
+        Self {
+            score,
+            metric: Metric::Change,
+            granule: Granule::Site,
+            spec: Spec::default(),
+            fitted_to: 0,
+            widths: WIDTHS.to_vec(),
+            seed: 0,
+        }
     }
 }
 
@@ -193,17 +204,19 @@ fn check(o: &Options) -> Result<()> {
 /// # Errors
 /// As [`Probe::measure`]; what `tell` fails with. The model's weights are as they were, but for a device that was lost.
 pub async fn measure(
-    probe: &Probe,
-    checkpoint: &Checkpoint,
+    (probe, checkpoint, codes): (&Probe, &Checkpoint, &Codes),
     scores: &mut Scores,
     tell: &mut dyn FnMut(&Scores) -> Result<bool>,
 ) -> Result<()> {
+    if *codes.spec() != scores.options.spec || matches!(codes, Codes::Nearest(_)) != (scores.options.fitted_to == 0) {
+        return Err(Error::Request("the codes are rounded in another way than the scores are for".into()));
+    }
     let base = match scores.options.metric {
         Metric::Change => 0.0,
         Metric::Likelihood => likelihood(&probe.measure(0).await?)?,
     };
     let units = units(&checkpoint.config, scores.options.granule);
-    let mut job = Job { probe, checkpoint, options: scores.options.clone(), base, moments: None, blocks: Vec::new() };
+    let mut job = Job { probe, checkpoint, codes, options: scores.options.clone(), base, moments: None, blocks: Vec::new() };
     if let Score::Correlation { .. } = scores.options.score {
         let (blocks, chance) = job.correlations().await?;
         (job.blocks, scores.chance) = (blocks, Some(chance));
@@ -231,6 +244,7 @@ fn likelihood(loss: &Loss) -> Result<f64> {
 struct Job<'a> {
     probe: &'a Probe,
     checkpoint: &'a Checkpoint,
+    codes: &'a Codes,
     options: Options,
     /// The metric before any change.
     base: f64,
@@ -247,7 +261,7 @@ impl Job<'_> {
             Score::Measured => {
                 let mut losses = BTreeMap::new();
                 for bits in self.options.widths.clone() {
-                    losses.insert(bits, self.with(unit, &before, &self.rounded(unit, &before, bits)?).await?);
+                    losses.insert(bits, self.with(unit, &before, &self.rounded(unit, bits)?).await?);
                 }
                 // The 3-bit loss, or that of the smallest width.
                 (losses.get(&3).or(losses.values().next()).copied().unwrap_or(0.0), losses)
@@ -260,7 +274,7 @@ impl Job<'_> {
             Score::Pruning { sparsity: None } => {
                 let mut losses = BTreeMap::new();
                 for bits in self.options.widths.clone() {
-                    let rounded = self.rounded(unit, &before, bits)?;
+                    let rounded = self.rounded(unit, bits)?;
                     let parts = before.iter().zip(&rounded).map(|(w, r)| matched_sparsity(w, energy(w, r))).collect::<Result<Vec<_>>>()?;
                     losses.insert(bits, self.with(unit, &before, &pruned(&before, &parts)?.0).await?);
                 }
@@ -268,7 +282,7 @@ impl Job<'_> {
             }
             Score::WeightNoise { pairs, bits } => {
                 let loss = self.weight_noise(unit, &before, (number, pairs, bits)).await?;
-                let noise: f64 = before.iter().zip(&self.rounded(unit, &before, bits)?).map(|(w, r)| energy(w, r)).sum();
+                let noise: f64 = before.iter().zip(&self.rounded(unit, bits)?).map(|(w, r)| energy(w, r)).sum();
                 (loss, self.by_weights(unit, &before, loss / noise.max(f64::MIN_POSITIVE))?)
             }
             Score::InputNoise { pairs, epsilon } => self.input_noise(unit, &before, (number, pairs, epsilon)).await?,
@@ -283,10 +297,8 @@ impl Job<'_> {
         Ok(UnitScore { unit: unit.name.clone(), score, losses })
     }
 
-    fn rounded(&self, unit: &Unit, before: &[Vec<f32>], bits: u32) -> Result<Vec<Vec<f32>>> {
-        let spec = Spec { bits, ..self.options.spec };
-        let all: Vec<_> = unit.linears.iter().zip(before).collect();
-        on_all(&all, |(l, w)| Ok(nearest(w, l.rows, l.cols, &spec)?.decode()))
+    fn rounded(&self, unit: &Unit, bits: u32) -> Result<Vec<Vec<f32>>> {
+        on_all(&unit.linears, |l| self.codes.values(self.checkpoint, l, bits))
     }
 
     /// The loss with other weights in the unit, which has its own again afterwards.
@@ -311,7 +323,7 @@ impl Job<'_> {
     /// Losses at all widths, if each change of a weight costs `slope` times its square.
     fn by_weights(&self, unit: &Unit, before: &[Vec<f32>], slope: f64) -> Result<BTreeMap<u32, f64>> {
         let of_width = |bits: &u32| {
-            let rounded = self.rounded(unit, before, *bits)?;
+            let rounded = self.rounded(unit, *bits)?;
             Ok((*bits, slope * before.iter().zip(&rounded).map(|(w, r)| energy(w, r)).sum::<f64>()))
         };
         self.options.widths.iter().map(of_width).collect()
@@ -325,7 +337,7 @@ impl Job<'_> {
         let whole: f64 = on_all(&members, |(l, w)| of(l, w))?.iter().sum();
         let mut out = BTreeMap::new();
         for bits in &self.options.widths {
-            let rounded = self.rounded(unit, before, *bits)?;
+            let rounded = self.rounded(unit, *bits)?;
             let changes: Vec<_> = members.iter().zip(&rounded).map(|((l, w), r)| (*l, difference(w, r))).collect();
             out.insert(*bits, on_all(&changes, |(l, d)| of(l, d))?.iter().sum::<f64>() / whole.max(f64::MIN_POSITIVE));
         }
@@ -343,8 +355,8 @@ impl Job<'_> {
 
     /// Mean loss under noises on the weights and their negatives; each tensor's as large as that of its rounding.
     async fn weight_noise(&self, unit: &Unit, before: &[Vec<f32>], (number, pairs, bits): (u64, usize, u32)) -> Result<f64> {
-        let rounded = self.rounded(unit, before, bits)?;
-        let mut sum = 0.0;
+        let rounded = self.rounded(unit, bits)?;
+        let mut losses = Vec::new();
         for pair in 0..pairs {
             let noises: Vec<Vec<f64>> = before
                 .iter()
@@ -359,10 +371,10 @@ impl Job<'_> {
             for sign in [1.0, -1.0] {
                 let disturb = |(w, n): (&Vec<f32>, &Vec<f64>)| w.iter().zip(n).map(|(w, n)| (f64::from(*w) + sign * n) as f32).collect();
                 let after: Vec<Vec<f32>> = before.iter().zip(&noises).map(disturb).collect();
-                sum += self.with(unit, before, &after).await?;
+                losses.push(self.with(unit, before, &after).await?);
             }
         }
-        Ok(sum / (2 * pairs) as f64)
+        Ok(even_part(&losses))
     }
 
     /// Mean loss under noises on the inputs and their negatives, and what it says of rounding.
@@ -415,7 +427,7 @@ impl Job<'_> {
     }
 
     async fn noisy(&self, block: usize, site: Site, deviation: f64, (number, pairs): (u64, usize)) -> Result<f64> {
-        let mut sum = 0.0;
+        let mut losses = Vec::new();
         for pair in 0..pairs {
             for sign in [1.0, -1.0] {
                 let noise = |batch: usize, row: usize, cols: usize| -> Vec<f32> {
@@ -423,10 +435,10 @@ impl Job<'_> {
                     let mut random = Random::new(self.options.seed, stream);
                     (0..cols).map(|_| (sign * deviation * random.normal()) as f32).collect()
                 };
-                sum += self.metric(&self.probe.disturbed(block, site, &noise).await?)?;
+                losses.push(self.metric(&self.probe.disturbed(block, site, &noise).await?)?);
             }
         }
-        Ok(sum / (2 * pairs) as f64)
+        Ok(even_part(&losses))
     }
 
     /// CMPQ's score of each block, and the measure's value by chance.
@@ -443,6 +455,12 @@ impl Job<'_> {
         let chance = layers.get(1).map_or(0.0, |l| null(measure, l.rows(), l.cols(), layers[0].cols()));
         Ok((cmpq(&layers, measure, scope, corrected)?, chance))
     }
+}
+
+/// The mean of losses under noises and their negatives, less what they are without: terms of odd order cancel, so that of a quadratic loss
+/// `g d + dᵀ H d / 2` exactly the mean of `dᵀ H d / 2` is left.
+fn even_part(rises: &[f64]) -> f64 {
+    rises.iter().sum::<f64>() / rises.len().max(1) as f64
 }
 
 /// Sum of squares of what changed.
@@ -462,4 +480,18 @@ fn pruned(before: &[Vec<f32>], parts: &[f64]) -> Result<(Vec<Vec<f32>>, f64)> {
     }
     let removed = before.iter().zip(&after).map(|(w, p)| energy(w, p)).sum();
     Ok((after, removed))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn noise_and_its_negative_leave_the_curvature() {
+        let (g, h) = ([3.0, -2.0], [[2.0, 0.5], [0.5, 1.0]]);
+        let quadratic = |d: [f64; 2]| (0..2).map(|i| g[i] * d[i] + 0.5 * (0..2).map(|j| d[i] * h[i][j] * d[j]).sum::<f64>()).sum::<f64>();
+        let d = [0.7, -0.3];
+        let curvature = quadratic(d) - g[0] * d[0] - g[1] * d[1];
+        assert!((even_part(&[quadratic(d), quadratic(d.map(|x| -x))]) - curvature).abs() < 1e-15);
+    }
 }

@@ -5,6 +5,7 @@ use super::{open, probe};
 use crate::kernels::context;
 use crate::models::fixture;
 use etalon::compress::choose::{Budget, Chosen, Search, choose, joint, refine};
+use etalon::compress::round::Codes;
 use etalon::compress::score::{Options, Score, Scores, WIDTHS, measure};
 use etalon::compress::{Granule, Unit};
 use etalon::format::Checkpoint;
@@ -43,7 +44,7 @@ impl House {
         let spec = Spec { granularity: Granularity::Group(32), ..Spec::default() };
         let options = Options { score, granule, spec, ..Options::default() };
         let mut scores = Scores::new(&self.checkpoint, &self.calibration, options).unwrap();
-        context().block_on(measure(&self.probe, &self.checkpoint, &mut scores, &mut |_| Ok(true))).unwrap();
+        context().block_on(measure((&self.probe, &self.checkpoint, &Codes::Nearest(spec)), &mut scores, &mut |_| Ok(true))).unwrap();
         scores
     }
 
@@ -53,7 +54,7 @@ impl House {
 
     /// The divergence on the other novel, with nearest codes.
     fn judge(&self, scores: &Scores, chosen: &Chosen) -> f64 {
-        context().block_on(joint(&self.judge, &self.checkpoint, &scores.options.spec, chosen)).unwrap().change
+        context().block_on(joint(&self.judge, &self.checkpoint, &Codes::Nearest(scores.options.spec), chosen)).unwrap().change
     }
 }
 
@@ -80,7 +81,8 @@ fn what_is_measured_and_improved_is_best() {
     let starts = [Search::Exact, Search::Uniform].map(|search| house.choose(&measured, budget, &search));
     let first = &starts[0];
     let widths = (&WIDTHS[..], &any as &dyn Fn(&Unit, u32) -> bool, 3);
-    let refined = context().block_on(refine(&house.probe, &house.checkpoint, &measured.options.spec, &starts, widths)).unwrap();
+    let refined =
+        context().block_on(refine(&house.probe, &house.checkpoint, &Codes::Nearest(measured.options.spec), &starts, widths)).unwrap();
     assert!(refined.before.iter().all(|b| refined.loss <= *b) && refined.chosen.cost <= first.cost);
     let best = house.judge(&measured, &refined.chosen);
     println!("uniform 3 bits {uniform:.4e}, measured {:.4e}, improved {best:.4e}", house.judge(&measured, first));

@@ -3,6 +3,7 @@
 use super::{checkpoint, open, options, probe, scored, texts};
 use crate::kernels::context;
 use etalon::compress::choose::{Budget, Chosen, HALF, Search, choose, joint, refine};
+use etalon::compress::round::Codes;
 use etalon::compress::score::{Score, Scores};
 use etalon::compress::{Unit, units};
 use etalon::model::Keep;
@@ -99,10 +100,10 @@ fn refinement_improves_what_is_measured() {
     let probe = probe(&model, &texts, Keep::All);
     let budget = Budget::Uniform(3);
     let start = choose(&checkpoint, &scores, (&WIDTHS, &any), (budget, (0, 0)), &Search::Exact).unwrap();
-    let before = c.block_on(joint(&probe, &checkpoint, &o.spec, &start)).unwrap().change;
-    let found = c.block_on(refine(&probe, &checkpoint, &o.spec, std::slice::from_ref(&start), (&WIDTHS, &any, 4))).unwrap();
+    let before = c.block_on(joint(&probe, &checkpoint, &Codes::Nearest(o.spec), &start)).unwrap().change;
+    let found = c.block_on(refine(&probe, &checkpoint, &Codes::Nearest(o.spec), std::slice::from_ref(&start), (&WIDTHS, &any, 4))).unwrap();
     assert_eq!(found.before, [before]);
     assert!(found.loss < before && found.chosen.cost <= start.cost && found.measured > units(&checkpoint.config, o.granule).len());
-    assert_eq!(c.block_on(joint(&probe, &checkpoint, &o.spec, &found.chosen)).unwrap().change, found.loss);
+    assert_eq!(c.block_on(joint(&probe, &checkpoint, &Codes::Nearest(o.spec), &found.chosen)).unwrap().change, found.loss);
     assert!(c.block_on(probe.measure(0)).unwrap().change.abs() < 1e-12);
 }

@@ -7,6 +7,7 @@ mod scores;
 
 use crate::kernels::context;
 use crate::models::fixture;
+use etalon::compress::round::Codes;
 use etalon::compress::score::{Options, Score, Scores, measure};
 use etalon::format::Checkpoint;
 use etalon::model::{Keep, Model, Probe, Sequence};
@@ -36,6 +37,8 @@ pub(crate) fn options(score: Score) -> Options {
 pub(crate) fn scored(checkpoint: &Checkpoint, options: &Options) -> Scores {
     let (model, texts) = (open(checkpoint), texts());
     let mut scores = Scores::new(checkpoint, &texts, options.clone()).unwrap();
-    context().block_on(measure(&probe(&model, &texts, Keep::All), checkpoint, &mut scores, &mut |_| Ok(true))).unwrap();
+    context()
+        .block_on(measure((&probe(&model, &texts, Keep::All), checkpoint, &Codes::Nearest(options.spec)), &mut scores, &mut |_| Ok(true)))
+        .unwrap();
     scores
 }

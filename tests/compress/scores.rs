@@ -2,6 +2,7 @@
 
 use super::{checkpoint, open, options, probe, scored, texts};
 use crate::kernels::context;
+use etalon::compress::round::Codes;
 use etalon::compress::score::{Metric, Options, Score, Scores, measure};
 use etalon::compress::{Granule, units, weights};
 use etalon::model::Keep;
@@ -82,7 +83,7 @@ fn stopped_scores_go_on() {
         for done in 1..=whole.units.len() {
             let mut scores = Scores::new(&checkpoint, &texts, options.clone()).unwrap();
             scores.resume(serde_json::from_str(&kept).unwrap()).unwrap();
-            c.block_on(measure(&probe, &checkpoint, &mut scores, &mut |s| {
+            c.block_on(measure((&probe, &checkpoint, &Codes::Nearest(options.spec)), &mut scores, &mut |s| {
                 kept = serde_json::to_string(s).unwrap();
                 Ok(false)
             }))
@@ -114,7 +115,8 @@ fn scores_of_something_else_are_refused() {
     // Likelihoods of an encoder.
     let bert = super::checkpoint("bert-mlm");
     let model = open(&bert);
-    let mut scores = Scores::new(&bert, &texts, Options { metric: Metric::Likelihood, ..mine }).unwrap();
-    let found = context().block_on(measure(&probe(&model, &texts, Keep::All), &bert, &mut scores, &mut |_| Ok(true)));
+    let mut scores = Scores::new(&bert, &texts, Options { metric: Metric::Likelihood, ..mine.clone() }).unwrap();
+    let found =
+        context().block_on(measure((&probe(&model, &texts, Keep::All), &bert, &Codes::Nearest(mine.spec)), &mut scores, &mut |_| Ok(true)));
     assert!(found.unwrap_err().to_string().contains("decoder"));
 }

@@ -1,13 +1,12 @@
 //! `frontier`: size against loss, for several ways of choosing widths and of rounding.
 
-use super::options::{ScoreArgs, ScoreName};
+use super::options::{RoundingName, ScoreArgs, ScoreName};
 use super::{Subject, scores, texts};
 use crate::common::{self, Global, bar, print, print_json, read_text};
 use crate::plot;
 use anyhow::{Context as _, Result, bail};
-use clap::ValueEnum;
 use etalon::compress::choose::{Budget, Chosen, Search, choose, refine, restore};
-use etalon::compress::round::{by_outputs, to_nearest};
+use etalon::compress::round::{Codes, by_outputs, to_nearest};
 use etalon::compress::score::{Options, Scores, WIDTHS};
 use etalon::format::write_atomically;
 use etalon::model::{Keep, Loss, Probe, Sequence};
@@ -15,12 +14,6 @@ use etalon::quant::round::Gptq;
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
-
-#[derive(Clone, Copy, PartialEq, Eq, ValueEnum)]
-enum Rounding {
-    Nearest,
-    Gptq,
-}
 
 #[derive(clap::Args)]
 pub(crate) struct Args {
@@ -38,13 +31,10 @@ pub(crate) struct Args {
     ways: Vec<Way>,
     /// Ways of rounding
     #[arg(long, value_enum, value_delimiter = ',', default_value = "nearest,gptq")]
-    roundings: Vec<Rounding>,
+    roundings: Vec<RoundingName>,
     /// Rounds of `refined`
     #[arg(long, value_name = "N", default_value_t = 2)]
     refine: usize,
-    /// Tokens that GPTQ is fitted to
-    #[arg(long, value_name = "N", default_value_t = 8192)]
-    tokens: usize,
     /// Text to judge by
     #[arg(long, value_name = "FILE")]
     check: PathBuf,
@@ -125,7 +115,9 @@ struct Bench<'a> {
     args: &'a Args,
     subject: &'a Subject,
     options: Options,
-    scores: BTreeMap<&'static str, Scores>,
+    /// By the score's name and, where what is measured hangs on it, the rounding's.
+    scores: BTreeMap<(&'static str, &'static str), Scores>,
+    codes: BTreeMap<&'static str, Codes>,
     /// On the calibration text.
     probe: Probe,
     /// On the text to judge by.
@@ -144,19 +136,25 @@ pub(crate) fn run(g: &Global, args: &Args) -> Result<()> {
     }
     std::fs::create_dir_all(args.out.join("cells")).with_context(|| args.out.display().to_string())?;
     let probe = subject.probe(&scored, Keep::All)?;
+    let options = args.score.options(&subject.checkpoint.config)?;
+    let fit = of(calibration, args.score.tokens)?;
+    let mut codes = BTreeMap::from([("nearest", Codes::Nearest(options.spec))]);
+    if args.roundings.contains(&RoundingName::Gptq) && args.ways.iter().any(|w| w.score() == Some("kl")) {
+        codes.insert("gptq", subject.fitted(&fit, &options.spec, &WIDTHS)?);
+    }
     let mut known = BTreeMap::new();
-    for name in args.ways.iter().filter_map(Way::score) {
-        let which = SCORES.iter().find(|s| s.0 == name).map_or(ScoreName::Kl, |s| s.1);
-        let options = ScoreArgs { score: which, ..args.score.clone() }.options(&subject.checkpoint.config)?;
-        if !known.contains_key(name) {
-            let file = args.out.join(format!("scores-{name}.json"));
-            let Some(found) = scores(&subject, &probe, &scored, &options, Some(&file))? else { bail!("stopped: the same command goes on") };
-            known.insert(name, found);
+    for (name, which) in SCORES.iter().filter(|s| args.ways.iter().any(|w| w.score() == Some(s.0))) {
+        for rounding in args.roundings.iter().filter(|r| *name == "kl" || **r == args.roundings[0]) {
+            let options = ScoreArgs { score: *which, rounding: *rounding, ..args.score.clone() }.options(&subject.checkpoint.config)?;
+            let of_rounding = if *name == "kl" { rounding_name(*rounding) } else { "any" };
+            let file = args.out.join(format!("scores-{name}-{of_rounding}.json"));
+            let mut fitted = || codes.get("gptq").cloned().context("codes were not fitted");
+            let found = scores(&subject, (&probe, &scored), &options, &mut fitted, Some(&file))?;
+            known.insert((*name, of_rounding), found.context("stopped: the same command goes on")?);
         }
     }
-    let options = args.score.options(&subject.checkpoint.config)?;
     let judge = subject.probe(&judged, Keep::All)?;
-    let bench = Bench { args, subject: &subject, options, scores: known, fit: of(calibration, args.tokens)?, probe, judge };
+    let bench = Bench { args, subject: &subject, options, scores: known, codes, fit, probe, judge };
     let base = subject.context.block_on(bench.judge.measure(0))?;
     let cells = bench.cells()?;
     report(g, args, &bench, &base, &cells)
@@ -168,18 +166,14 @@ impl Bench<'_> {
         let bar = bar((self.args.budgets.len() * self.args.ways.len() * self.args.roundings.len()) as u64, "judging", "choices");
         for budget in &self.args.budgets {
             for way in &self.args.ways {
-                let mut chosen = None;
                 for rounding in &self.args.roundings {
-                    let name = if *rounding == Rounding::Gptq { "gptq" } else { "nearest" };
+                    let name = rounding_name(*rounding);
                     let file = self.args.out.join("cells").join(format!("{}-{name}-{budget}.json", way.name().replace(' ', "-")));
                     let cell = if file.exists() {
                         serde_json::from_str(&read_text(&file)?).with_context(|| file.display().to_string())?
                     } else {
-                        let (chosen, fell_back) = match &chosen {
-                            Some(c) => c,
-                            None => chosen.insert(self.choose(way, *budget)?),
-                        };
-                        let loss = self.judge(chosen, *rounding)?;
+                        let (chosen, fell_back) = self.choose(way, name, *budget)?;
+                        let loss = self.judge(&chosen, *rounding)?;
                         let cell = Cell {
                             way: way.name(),
                             rounding: name.into(),
@@ -187,7 +181,7 @@ impl Bench<'_> {
                             bits_per_weight: chosen.bits_per_weight(),
                             loss: loss.change,
                             nll: loss.nll,
-                            fell_back: *fell_back,
+                            fell_back,
                             bits: chosen.bits.clone(),
                         };
                         write_atomically(&file, &serde_json::to_vec_pretty(&cell)?)?;
@@ -205,12 +199,12 @@ impl Bench<'_> {
         Ok(cells)
     }
 
-    fn choose(&self, way: &Way, budget: f64) -> Result<(Chosen, bool)> {
+    fn choose(&self, way: &Way, rounding: &str, budget: f64) -> Result<(Chosen, bool)> {
         let (c, any) = (&self.subject.checkpoint, |_: &etalon::compress::Unit, _: u32| true);
         let budget = Budget::Linears { bits: budget, metadata: true };
         let flat = Scores::none(c, self.options.clone())?;
         let of = |scores: &Scores, search: &Search| choose(c, scores, (&WIDTHS, &any), (budget, (0, 0)), search);
-        let scores = way.score().and_then(|name| self.scores.get(name)).unwrap_or(&flat);
+        let scores = way.score().and_then(|name| self.of(name, rounding)).unwrap_or(&flat);
         match way {
             Way::Blind(search) => Ok((of(scores, search)?, false)),
             Way::Scored(_) => Ok((of(scores, &Search::Exact)?, false)),
@@ -219,18 +213,22 @@ impl Bench<'_> {
                 let first = of(scores, &Search::Exact)?;
                 let one = of(&flat, &Search::Uniform)?;
                 let starts = [first, one.clone()];
-                let better = context.block_on(refine(&self.probe, c, &self.options.spec, &starts, (&WIDTHS, &any, self.args.refine)))?;
+                let better = context.block_on(refine(&self.probe, c, &self.codes[rounding], &starts, (&WIDTHS, &any, self.args.refine)))?;
                 let fell_back = better.chosen.bits == one.bits;
                 Ok((better.chosen, fell_back))
             }
         }
     }
 
-    fn judge(&self, chosen: &Chosen, rounding: Rounding) -> Result<Loss> {
+    fn of(&self, score: &'static str, rounding: &str) -> Option<&Scores> {
+        self.scores.iter().find(|((s, r), _)| *s == score && (*r == rounding || *r == "any")).map(|(_, s)| s)
+    }
+
+    fn judge(&self, chosen: &Chosen, rounding: RoundingName) -> Result<Loss> {
         let (s, spec, widths) = (self.subject, &self.options.spec, chosen.by_name());
         let rounded = match rounding {
-            Rounding::Nearest => to_nearest(&s.checkpoint, &widths, spec, &|_, _| {})?,
-            Rounding::Gptq => {
+            RoundingName::Nearest => to_nearest(&s.checkpoint, &widths, spec, &|_, _| {})?,
+            RoundingName::Gptq => {
                 let mut moving = s.probe(&self.fit, Keep::Current)?;
                 let fitted = s.context.block_on(by_outputs(&mut moving, &s.checkpoint, &widths, (spec, &Gptq::default()), &|_, _| {}));
                 restore(&s.model, &s.checkpoint)?;
@@ -242,6 +240,10 @@ impl Bench<'_> {
         restore(&s.model, &s.checkpoint)?;
         Ok(loss?)
     }
+}
+
+fn rounding_name(r: RoundingName) -> &'static str {
+    if r == RoundingName::Gptq { "gptq" } else { "nearest" }
 }
 
 /// Spearman's rank correlation.
@@ -280,14 +282,15 @@ fn report(g: &Global, args: &Args, bench: &Bench<'_>, base: &Loss, cells: &[Cell
         md += &c.nll.map_or("\n".into(), |n| format!(" {:.4} |\n", n.exp()));
     }
     let mut correlations = BTreeMap::new();
-    if let Some(measured) = bench.scores.get("kl") {
+    if let Some(measured) = bench.of("kl", rounding_name(args.roundings[0])) {
         let losses = |s: &Scores| s.units.iter().map(|u| u.losses[&3]).collect::<Vec<f64>>();
         md += "\nRank correlation (Spearman) of each score's 3-bit losses with the measured ones, and of its ends with its middle:\n\n| score | with the measured loss | first 30 % over middle | last 30 % over middle |\n|---|---|---|---|\n";
-        for (name, s) in &bench.scores {
+        for ((name, rounding), s) in &bench.scores {
+            let name = if *rounding == "any" { (*name).to_owned() } else { format!("{name}, {rounding}") };
             let rho = spearman(&losses(s), &losses(measured));
             let [first, last] = depth(bench, s);
             md += &format!("| {name} | {rho:.3} | {first:.2} | {last:.2} |\n");
-            correlations.insert(*name, rho);
+            correlations.insert(name, rho);
         }
     }
     let mut series: Vec<plot::Series> = Vec::new();

@@ -58,7 +58,7 @@ fn summary(j: &Value) -> String {
         ("Times smaller than f16, linear layers", "/linear_weights_times_smaller_than_f16"),
         ("Times smaller than f32, whole model (the paper's figure is against f32)", "/times_smaller_than_f32"),
         ("Loss that was expected, the sum over units", "/predicted_loss"),
-        ("Loss of the first choice as a whole, calibration text, nearest codes", "/refinement/before"),
+        ("Loss of the first choice as a whole, calibration text", "/refinement/before"),
         ("The same after refinement", "/refinement/after"),
         ("The same with one width for all", "/refinement/uniform"),
         ("KL divergence of the written model, nats", "/quality/mean_kl"),

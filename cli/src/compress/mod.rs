@@ -10,10 +10,12 @@ pub(crate) mod sensitivity;
 use crate::common::{self, Global, bar, open_checkpoint, open_device, read_text};
 use anyhow::{Context as _, Result, bail};
 use etalon::Context;
+use etalon::compress::round::Codes;
 use etalon::compress::score::{Options, Scores, measure};
 use etalon::compress::units;
 use etalon::format::{Checkpoint, Tokenizer, write_atomically};
 use etalon::model::{Keep, Model, Probe, Sequence};
+use etalon::quant::round::{Gptq, Spec};
 use std::path::Path;
 use std::sync::Arc;
 
@@ -47,6 +49,19 @@ impl Subject {
         })?;
         bar.finish_and_clear();
         Ok(Self { context, checkpoint, model })
+    }
+
+    /// Codes of all layers at some widths, fitted to texts.
+    fn fitted(&self, texts: &[Sequence], spec: &Spec, widths: &[u32]) -> Result<Codes> {
+        let bar = bar(0, "fitting codes", "blocks");
+        let tell = |done: usize, all: usize| {
+            bar.set_length(all as u64);
+            bar.set_position(done as u64);
+        };
+        let mut probe = self.probe(texts, Keep::Current)?;
+        let codes = self.context.block_on(Codes::fitted(&mut probe, &self.checkpoint, (spec, &Gptq::default()), widths, &tell))?;
+        bar.finish_and_clear();
+        Ok(codes)
     }
 
     fn probe(&self, texts: &[Sequence], keep: Keep) -> Result<Probe> {
@@ -104,7 +119,13 @@ fn gcd(a: usize, b: usize) -> usize {
 }
 
 /// Measures scores, or goes on with those in a file; there every unit is kept as it is found. `None` where the user stopped it.
-fn scores(subject: &Subject, probe: &Probe, texts: &[Sequence], options: &Options, file: Option<&Path>) -> Result<Option<Scores>> {
+fn scores(
+    subject: &Subject,
+    (probe, texts): (&Probe, &[Sequence]),
+    options: &Options,
+    fit: &mut dyn FnMut() -> Result<Codes>,
+    file: Option<&Path>,
+) -> Result<Option<Scores>> {
     let mut scores = Scores::new(&subject.checkpoint, texts, options.clone())?;
     if let Some(path) = file.filter(|p| p.exists()) {
         let before: Scores = serde_json::from_str(&read_text(path)?).with_context(|| format!("{}: no scores", path.display()))?;
@@ -113,6 +134,10 @@ fn scores(subject: &Subject, probe: &Probe, texts: &[Sequence], options: &Option
     if scores.tokens < FEW {
         log::warn!("{} tokens of calibration: fewer than {FEW} say little", scores.tokens);
     }
+    if scores.complete(&subject.checkpoint) {
+        return Ok(Some(scores));
+    }
+    let codes = if options.fitted_to > 0 { fit()? } else { Codes::Nearest(options.spec) };
     let all = units(&subject.checkpoint.config, options.granule).len();
     let bar = bar(all as u64, "scoring", "units");
     bar.set_position(scores.units.len() as u64);
@@ -124,7 +149,7 @@ fn scores(subject: &Subject, probe: &Probe, texts: &[Sequence], options: &Option
         }
         Ok(!common::interrupted())
     };
-    let found = subject.context.block_on(measure(probe, &subject.checkpoint, &mut scores, &mut tell));
+    let found = subject.context.block_on(measure((probe, &subject.checkpoint, &codes), &mut scores, &mut tell));
     bar.finish_and_clear();
     found?;
     Ok(scores.complete(&subject.checkpoint).then_some(scores))

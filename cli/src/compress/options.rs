@@ -41,6 +41,14 @@ pub(crate) enum GranularityName {
     Tensor,
 }
 
+#[derive(Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub(crate) enum RoundingName {
+    /// To the nearest
+    Nearest,
+    /// So that outputs on the calibration text stay near
+    Gptq,
+}
+
 #[derive(Clone, Copy, ValueEnum)]
 pub(crate) enum MetricName {
     /// Divergence from what the model said before (encoders: 1 - cosine of embeddings)
@@ -97,6 +105,12 @@ pub(crate) struct ScoreArgs {
     /// Narrow ranges where that lowers the squared error
     #[arg(long)]
     pub(crate) range_search: bool,
+    /// How weights become codes; `kl` measures those
+    #[arg(long, value_enum, default_value = "gptq")]
+    pub(crate) rounding: RoundingName,
+    /// GPTQ: tokens that codes are fitted to
+    #[arg(long, value_name = "N", default_value_t = 8192)]
+    pub(crate) tokens: usize,
     /// PMPQ: the part of weights that is pruned; 0: as much as rounding to each width changes
     #[arg(long, value_name = "PART", default_value_t = 0.3)]
     pub(crate) sparsity: f64,
@@ -165,6 +179,7 @@ impl ScoreArgs {
                 UnitName::Block => Granule::Block,
             },
             spec: Spec { bits: 4, granularity, symmetric: self.symmetric, f16_scales: true, search: self.range_search },
+            fitted_to: if self.score == ScoreName::Kl && self.rounding == RoundingName::Gptq { self.tokens } else { 0 },
             widths: WIDTHS.to_vec(),
             seed: self.seed,
         })

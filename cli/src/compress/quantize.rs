@@ -1,6 +1,6 @@
 //! `quantize`: a model with as many bits for each part as a budget allows.
 
-use super::options::{BudgetArgs, GranularityName, Rule, ScoreArgs, UnitName, rule, search};
+use super::options::{BudgetArgs, GranularityName, RoundingName, Rule, ScoreArgs, UnitName, rule, search};
 use super::report::{self, Report};
 use super::{Subject, scores, texts};
 use crate::common::{Global, bar};
@@ -8,21 +8,13 @@ use anyhow::{Context as _, Result, bail};
 use clap::ValueEnum;
 use etalon::compress::choose::{Budget, Chosen, HALF, Search, choose, refine, restore};
 use etalon::compress::pack::{Beside, beside, write};
-use etalon::compress::round::{Rounded, by_outputs, to_nearest};
+use etalon::compress::round::{Codes, Rounded, by_outputs, to_nearest};
 use etalon::compress::score::{Options, Scores, WIDTHS};
 use etalon::compress::{Unit, gguf};
 use etalon::model::{Keep, Probe, Sequence};
 use etalon::quant::round::{Gptq, Spec};
 use std::path::PathBuf;
 use std::time::Instant;
-
-#[derive(Clone, Copy, PartialEq, Eq, ValueEnum)]
-enum RoundingName {
-    /// To the nearest
-    Nearest,
-    /// So that outputs on the calibration text stay near
-    Gptq,
-}
 
 #[derive(Clone, Copy, PartialEq, Eq, ValueEnum)]
 enum Preset {
@@ -61,12 +53,6 @@ pub(crate) struct Args {
     /// Rounds in which the choice is measured as a whole and improved; 0 leaves it as it was found
     #[arg(long, value_name = "N", default_value_t = 2)]
     refine: usize,
-    /// How weights become codes
-    #[arg(long, value_enum, default_value = "gptq")]
-    rounding: RoundingName,
-    /// Tokens that rounding is fitted to
-    #[arg(long, value_name = "N", default_value_t = 8192)]
-    tokens: usize,
     /// GPTQ: inputs by falling importance
     #[arg(long)]
     act_order: bool,
@@ -110,19 +96,27 @@ pub(crate) fn run(g: &Global, args: &Args) -> Result<()> {
         true => None,
         false => Some((subject.probe(&calibration(args.score.score_tokens)?, Keep::All)?, calibration(args.score.score_tokens)?)),
     };
+    // Fitted once, for the scores and for measuring the choice.
+    let mut fitted: Option<Codes> = None;
+    let mut fit = || -> Result<Codes> {
+        if fitted.is_none() {
+            fitted = Some(subject.fitted(&calibration(args.score.tokens)?, &plan.options.spec, &plan.widths_to_fit())?);
+        }
+        fitted.clone().context("codes were not fitted")
+    };
     let scores = match &probe {
         None => Scores::none(&subject.checkpoint, plan.options.clone())?,
-        Some((probe, texts)) => match scores(&subject, probe, texts, &plan.options, args.scores.as_deref())? {
+        Some((probe, texts)) => match scores(&subject, (probe, texts), &plan.options, &mut fit, args.scores.as_deref())? {
             Some(scores) => scores,
             None => bail!("stopped: nothing was written; give --scores FILE to go on from what has been measured"),
         },
     };
     let scored_s = start.elapsed().as_secs_f64();
-    let (chosen, refined) = chosen(&subject, &plan, args, &scores, probe.as_ref().map(|p| &p.0))?;
-    drop(probe);
+    let (chosen, refined) = chosen(&subject, &plan, args, &scores, (probe.as_ref().map(|p| &p.0), &mut fit))?;
+    drop((probe, fitted));
     let rounded = match plan.rounding {
         RoundingName::Nearest => nearest(&subject, &chosen, &plan.options.spec)?,
-        RoundingName::Gptq => gptq(&subject, &chosen, &plan.options.spec, &calibration(args.tokens)?, args.act_order)?,
+        RoundingName::Gptq => gptq(&subject, &chosen, &plan.options.spec, &calibration(args.score.tokens)?, args.act_order)?,
     };
     match plan.gguf {
         true => gguf::write(&subject.checkpoint, &rounded, &args.out)?,
@@ -146,10 +140,10 @@ pub(crate) fn run(g: &Global, args: &Args) -> Result<()> {
 
 fn plan(subject: &Subject, args: &Args) -> Result<Plan> {
     let mut of_score = args.score.clone();
-    let (mut search, mut rounding, mut refine) = (args.alloc.clone(), args.rounding, args.refine);
+    let (mut search, mut refine) = (args.alloc.clone(), args.refine);
     if args.preset == Some(Preset::Cptquant2024) {
         (of_score.unit, of_score.granularity) = (UnitName::Block, GranularityName::Tensor);
-        (rounding, refine) = (RoundingName::Nearest, 0);
+        (of_score.rounding, refine) = (RoundingName::Nearest, 0);
         if search == Search::Exact {
             search = Search::Classes(vec![16, 8, 4]);
         }
@@ -186,12 +180,21 @@ fn plan(subject: &Subject, args: &Args) -> Result<Plan> {
         bits if WIDTHS.contains(&bits) => Some(Spec { bits, ..options.spec }),
         bits => bail!("--embedding-bits {bits}: widths are {WIDTHS:?} and {HALF}"),
     };
-    Ok(Plan { options, search, budget, widths, rounding, refine, beside: Beside { half: true, embeddings }, gguf: as_gguf })
+    Ok(Plan {
+        options,
+        search,
+        budget,
+        widths,
+        rounding: of_score.rounding,
+        refine,
+        beside: Beside { half: true, embeddings },
+        gguf: as_gguf,
+    })
 }
 
 /// How a choice was improved by measuring it.
 pub(super) struct Refinement {
-    /// Measured losses on the calibration text, rounded to the nearest: as it was found, as it is, and uniform's.
+    /// Measured losses on the calibration text: as it was found, as it is, and uniform's.
     pub(super) before: f64,
     pub(super) after: f64,
     pub(super) uniform: Option<f64>,
@@ -199,7 +202,20 @@ pub(super) struct Refinement {
     pub(super) fell_back: bool,
 }
 
-fn chosen(subject: &Subject, plan: &Plan, args: &Args, scores: &Scores, probe: Option<&Probe>) -> Result<(Chosen, Option<Refinement>)> {
+impl Plan {
+    fn widths_to_fit(&self) -> Vec<u32> {
+        let scored = self.options.widths.iter().filter(|_| self.options.fitted_to > 0);
+        let mut all: Vec<u32> = self.widths.iter().chain(scored).copied().filter(|w| *w != HALF).collect();
+        all.sort_unstable();
+        all.dedup();
+        all
+    }
+}
+
+/// The probe, if there is one, and what fits codes.
+type Means<'a> = (Option<&'a Probe>, &'a mut dyn FnMut() -> Result<Codes>);
+
+fn chosen(subject: &Subject, plan: &Plan, args: &Args, scores: &Scores, (probe, fit): Means<'_>) -> Result<(Chosen, Option<Refinement>)> {
     let named = |u: &Unit, r: &Rule| r.pattern.is_match(&u.name) || u.linears.iter().any(|l| r.pattern.is_match(&l.name));
     let keep = |u: &Unit, bits: u32| {
         args.pin.iter().all(|r| !named(u, r) || bits == r.bits) && args.floor.iter().all(|r| !named(u, r) || bits >= r.bits)
@@ -213,12 +229,13 @@ fn chosen(subject: &Subject, plan: &Plan, args: &Args, scores: &Scores, probe: O
     let of = |search: &Search| choose(&subject.checkpoint, scores, (&plan.widths, &keep), (plan.budget, beside), search);
     let found = of(&plan.search)?;
     let (Some(probe), 1..) = (probe, plan.refine) else { return Ok((found, None)) };
-    let (c, spec) = (&subject.context, &plan.options.spec);
+    let codes = if plan.rounding == RoundingName::Gptq { fit()? } else { Codes::Nearest(plan.options.spec) };
+    let c = &subject.context;
     let spinner = bar(0, "measuring the choice as a whole", "");
     // What all this is for: a choice that loses more than one width for all is none.
     let flat = of(&Search::Uniform).ok();
     let starts: Vec<Chosen> = std::iter::once(found).chain(flat.clone()).collect();
-    let better = c.block_on(refine(probe, &subject.checkpoint, spec, &starts, (&plan.widths, &keep, plan.refine)))?;
+    let better = c.block_on(refine(probe, &subject.checkpoint, &codes, &starts, (&plan.widths, &keep, plan.refine)))?;
     let r = Refinement {
         before: better.before[0],
         after: better.loss,

@@ -26,7 +26,11 @@ pub(crate) fn run(g: &Global, args: &Args) -> Result<()> {
     let texts = texts(&subject.model, calibration, args.score.score_tokens, args.score.window)?;
     let options = args.score.options(&subject.checkpoint.config)?;
     let probe = subject.probe(&texts, Keep::All)?;
-    match scores(&subject, &probe, &texts, &options, Some(&args.out))? {
+    let mut fit = || {
+        let texts = super::texts(&subject.model, calibration, args.score.tokens, args.score.window)?;
+        subject.fitted(&texts, &options.spec, &options.widths)
+    };
+    match scores(&subject, (&probe, &texts), &options, &mut fit, Some(&args.out))? {
         Some(scores) if g.json => print_json(&serde_json::to_value(&scores)?),
         Some(scores) => print(&table(&scores)),
         None => print(&format!("stopped: the same command goes on with {}\n", args.out.display())),
