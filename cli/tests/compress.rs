@@ -91,7 +91,9 @@ fn ways_of_choosing_are_compared() {
     assert_eq!(cells.len(), 16);
     assert!(cells.iter().all(|c| c["bits_per_weight"].as_f64() <= c["budget"].as_f64() && c["loss"].as_f64().unwrap() > 0.0));
     assert!(std::fs::read_to_string(dir.join("table.md")).unwrap().contains("Bits for the loss of one width for all, gptq"));
-    assert!(std::fs::read_to_string(dir.join("frontier.svg")).unwrap().contains("<svg"));
+    for rounding in ["nearest", "gptq"] {
+        assert!(std::fs::read_to_string(dir.join(format!("frontier-{rounding}.svg"))).unwrap().contains("<svg"));
+    }
     // What is there is not judged again.
     assert_eq!(run(), found);
     let mut c = on_nano("frontier", &["--budgets", "4", "--check", &nano("calibration.txt"), "--out", text(&dir)]);

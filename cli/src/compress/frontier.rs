@@ -303,14 +303,14 @@ fn report(g: &Global, args: &Args, bench: &Bench<'_>, base: &Loss, cells: &[Cell
     }
     series.iter_mut().for_each(|s| s.1.sort_by(|a, b| a.0.total_cmp(&b.0)));
     md += &equal_loss(&series);
-    plot::lines(
-        &args.out.join("frontier.svg"),
-        "Size against loss",
-        "bits per linear weight",
-        if encoder { "1 - cosine" } else { "KL, nats" },
-        true,
-        &series,
-    )?;
+    let unit = if encoder { "1 - cosine" } else { "KL, nats" };
+    for rounding in args.roundings.iter().map(|r| rounding_name(*r)) {
+        let ending = format!(", {rounding}");
+        let own: Vec<plot::Series> =
+            series.iter().filter_map(|(name, points)| Some((name.strip_suffix(&ending)?.to_owned(), points.clone()))).collect();
+        let file = args.out.join(format!("frontier-{rounding}.svg"));
+        plot::lines(&file, &format!("Size against loss{ending}"), "bits per linear weight", unit, true, &own)?;
+    }
     let json = serde_json::json!({
         "model": args.model, "scored_tokens": bench.probe.tokens(), "judged_tokens": bench.judge.tokens(), "nll_before": base.nll,
         "spearman": correlations, "cells": cells, "adapter": bench.subject.context.facts().summary(),
