@@ -38,7 +38,7 @@ enum Form {
 /// Bits of what a model stores beside its linear layers' weights, and the number of these elements.
 ///
 /// # Errors
-/// As [`write`].
+/// As [`write()`].
 pub fn beside(c: &Checkpoint, how: &Beside) -> Result<(u64, u64)> {
     let linear: BTreeSet<String> = linears(&c.config).into_iter().map(|l| l.name).collect();
     let (mut bits, mut elements) = (0, 0);

@@ -1,7 +1,4 @@
 //! A model run over fixed texts again and again, with other weights each time: what a change of a layer does to the outputs.
-//!
-//! What every transformer layer read is kept, so that a run begins at the first layer whose weights differ; so is what the model said
-//! before anything was changed.
 
 mod lane;
 
@@ -40,7 +37,10 @@ pub struct Loss {
     pub nll: Option<f64>,
 }
 
-/// A model, texts, and what it made of them. See the [module](self).
+/// A model run over fixed texts again and again, with other weights each time ([`Model::set_weight`]).
+///
+/// What every transformer layer read is kept, so that a run begins at the first layer whose weights differ; so is what the model said
+/// before anything was changed.
 #[derive(Debug)]
 pub struct Probe {
     model: Arc<Model>,
@@ -149,7 +149,7 @@ impl Probe {
     /// How far the model is from what it said at first, if all layers before `first` are as they were.
     ///
     /// # Errors
-    /// [`Error::Request`] with [`Keep::Current`], or where there is no such layer; [`Error::Training`] where an output is not a number.
+    /// [`Error::Request`] with [`Keep::Current`], where there is no such layer, or where an output is not finite.
     pub async fn measure(&self, first: usize) -> Result<Loss> {
         if self.keep != Keep::All || first >= self.layers() {
             return Err(Error::Request(format!("a probe of {} layers cannot measure from layer {first} on", self.layers())));
