@@ -114,21 +114,35 @@ pub(crate) fn load(g: &Global, model: &str) -> Result<Loaded> {
     // What is no model is said before a device is asked for.
     let checkpoint = open_checkpoint(model)?;
     let context = open_device(g)?;
-    load_checkpoint(&context, &checkpoint)
+    load_checkpoint(&context, &checkpoint, Model::load)
+}
+
+/// The same with weights that may be changed; and its files.
+pub(crate) fn load_open(g: &Global, model: &str) -> Result<(Loaded, Checkpoint)> {
+    let checkpoint = open_checkpoint(model)?;
+    let context = open_device(g)?;
+    Ok((load_checkpoint(&context, &checkpoint, Model::load_open)?, checkpoint))
+}
+
+/// What shows on a bar how many of how many are done.
+pub(crate) fn on_bar(bar: &ProgressBar) -> impl Fn(usize, usize) + Sync {
+    |done, all| {
+        bar.set_length(all as u64);
+        bar.set_position(done as u64);
+    }
 }
 
 /// Loads another model onto the device of one.
 pub(crate) fn load_beside(loaded: &Loaded, model: &str) -> Result<Loaded> {
-    load_checkpoint(&loaded.context, &open_checkpoint(model)?)
+    load_checkpoint(&loaded.context, &open_checkpoint(model)?, Model::load)
 }
 
-fn load_checkpoint(context: &Context, checkpoint: &Checkpoint) -> Result<Loaded> {
+type Loader = fn(&Context, &Checkpoint, etalon::model::Progress<'_>) -> etalon::Result<Arc<Model>>;
+
+fn load_checkpoint(context: &Context, checkpoint: &Checkpoint, loader: Loader) -> Result<Loaded> {
     let start = Instant::now();
     let bar = bar(0, "loading", "tensors");
-    let model = Model::load(context, checkpoint, &|done, all| {
-        bar.set_length(all as u64);
-        bar.set_position(done as u64);
-    })?;
+    let model = loader(context, checkpoint, &on_bar(&bar))?;
     bar.finish_and_clear();
     Ok(Loaded { context: context.clone(), model, seconds: start.elapsed().as_secs_f64() })
 }

@@ -94,8 +94,11 @@ fn ways_of_choosing_are_compared() {
     for rounding in ["nearest", "gptq"] {
         assert!(std::fs::read_to_string(dir.join(format!("frontier-{rounding}.svg"))).unwrap().contains("<svg"));
     }
-    // What is there is not judged again.
+    // What is there is not judged again; nor is it taken for what another text would give.
     assert_eq!(run(), found);
+    let mut c = on_nano("frontier", &["--budgets", "3.6", "--ways", "uniform", "--check", &nano("check.txt"), "--check-tokens", "256"]);
+    c.args(["--score-tokens", "256", "--tokens", "256", "--refine", "1", "--out", text(&dir)]);
+    assert!(fail(c).contains("`judged` is not what"));
     let mut c = on_nano("frontier", &["--budgets", "4", "--check", &nano("calibration.txt"), "--out", text(&dir)]);
     c.args(["--ways", "uniform"]);
     assert!(fail(c).contains("share text"));

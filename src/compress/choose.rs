@@ -56,8 +56,8 @@ pub enum Search {
     EndsFirst,
 }
 
-/// What a unit may get: `keep(unit, bits)`.
-pub type Keep<'a> = dyn Fn(&Unit, u32) -> bool + 'a;
+/// Which widths a unit may get: `allowed(unit, bits)`.
+pub type Allowed<'a> = dyn Fn(&Unit, u32) -> bool + 'a;
 
 /// A width for each unit.
 #[derive(Debug, Clone, PartialEq)]
@@ -68,8 +68,8 @@ pub struct Chosen {
     pub bits: Vec<u32>,
     /// Bits of all linear weights with their scales and zero points.
     pub cost: u64,
-    /// The sum of expected losses.
-    pub predicted: f64,
+    /// The budget counts scales and zero points too.
+    pub metadata: bool,
     /// Nothing better fits, if losses add up.
     pub exact: bool,
 }
@@ -118,6 +118,10 @@ fn cost(unit: &Unit, spec: &Spec, bits: u32, metadata: bool) -> u64 {
     }
 }
 
+fn full_cost(units: &[Unit], bits: &[u32], spec: &Spec) -> u64 {
+    units.iter().zip(bits).map(|(u, b)| cost(u, spec, *b, true)).sum()
+}
+
 /// Chooses a width of `widths` (and [`HALF`] among them, if wanted) for each unit. `beside`: bits of tensors that are stored beside linear
 /// weights, and their number of elements.
 ///
@@ -127,11 +131,11 @@ fn cost(unit: &Unit, spec: &Spec, bits: u32, metadata: bool) -> u64 {
 pub fn choose(
     checkpoint: &Checkpoint,
     scores: &Scores,
-    (widths, keep): (&[u32], &Keep<'_>),
+    (widths, keep): (&[u32], &Allowed<'_>),
     (budget, beside): (Budget, (u64, u64)),
     search: &Search,
 ) -> Result<Chosen> {
-    let units = units(&checkpoint.config, scores.options.granule);
+    let units = units(&checkpoint.config, scores.options.unit);
     let names = units.iter().map(|u| &u.name).eq(scores.units.iter().map(|s| &s.unit));
     if !names {
         return Err(Error::Request(format!("{} of {} units have scores: measure the rest first", scores.units.len(), units.len())));
@@ -181,8 +185,7 @@ pub fn choose(
         }
     };
     let bits = found.bits(&items);
-    let full = units.iter().zip(&bits).map(|(u, b)| cost(u, spec, *b, true)).sum();
-    Ok(Chosen { units, bits, cost: full, predicted: found.loss, exact: found.exact })
+    Ok(Chosen { cost: full_cost(&units, &bits, spec), units, bits, metadata, exact: found.exact })
 }
 
 /// The bits that a budget leaves for linear weights.
@@ -301,7 +304,7 @@ pub struct Refined {
 /// What a change of width must promise, as a part of the loss: with more to ask for, fewer units change at once.
 const PROMISES: [f64; 6] = [0.0, 0.005, 0.01, 0.02, 0.04, 0.08];
 
-/// Improves the best of some choices by measuring it as a whole, within the bits of the largest: losses of single units do not add up below
+/// Improves the best of some choices by measuring it as a whole, within the bits of the largest, as their budget counts them: losses of single units do not add up below
 /// 4 bits. In each round, each unit's next widths are tried with all others as they are; the search goes on from these losses, with few
 /// changes at once or many, and what really loses least is taken.
 ///
@@ -312,7 +315,7 @@ pub async fn refine(
     checkpoint: &Checkpoint,
     codes: &Codes,
     starts: &[Chosen],
-    (widths, keep, rounds): (&[u32], &Keep<'_>, usize),
+    (widths, keep, rounds): (&[u32], &Allowed<'_>, usize),
 ) -> Result<Refined> {
     let search = Refinement { probe, checkpoint, codes, widths, keep };
     let found = search.run(starts, rounds).await;
@@ -325,7 +328,7 @@ struct Refinement<'a> {
     checkpoint: &'a Checkpoint,
     codes: &'a Codes,
     widths: &'a [u32],
-    keep: &'a Keep<'a>,
+    keep: &'a Allowed<'a>,
 }
 
 impl Refinement<'_> {
@@ -339,7 +342,8 @@ impl Refinement<'_> {
             }
         }
         let (mut chosen, mut loss) = best.ok_or_else(|| Error::Request("there is no choice to improve".into()))?;
-        let (room, mut measured) = (starts.iter().map(|s| s.cost).max().unwrap_or(0), before.len());
+        let counted = |c: &Chosen| c.units.iter().zip(&c.bits).map(|(u, b)| cost(u, self.codes.spec(), *b, c.metadata)).sum::<u64>();
+        let (room, mut measured) = (starts.iter().map(counted).max().unwrap_or(0), before.len());
         for _ in 0..rounds {
             set(self.probe.model(), self.checkpoint, self.codes, &chosen.members().collect::<Vec<_>>())?;
             let (items, runs) = self.neighbours(&chosen, loss).await?;
@@ -350,7 +354,8 @@ impl Refinement<'_> {
                 let dearer =
                     items.iter().zip(&chosen.bits).map(|(u, own)| u.dearer_but(*own, promise * loss)).collect::<Result<Vec<_>>>()?;
                 let found = allocate::dp(&dearer, room)?;
-                let step = Chosen { bits: found.bits(&dearer), cost: found.cost, exact: false, ..chosen.clone() };
+                let bits = found.bits(&dearer);
+                let step = Chosen { cost: full_cost(&chosen.units, &bits, self.codes.spec()), bits, exact: false, ..chosen.clone() };
                 if tried.contains(&step.bits) {
                     continue;
                 }
@@ -392,7 +397,7 @@ impl Refinement<'_> {
                     set(self.probe.model(), self.checkpoint, self.codes, &members(*bits))?;
                     runs += 1;
                 }
-                choices.push(Choice { bits: *w, cost: cost(u, self.codes.spec(), *w, true), loss: found });
+                choices.push(Choice { bits: *w, cost: cost(u, self.codes.spec(), *w, chosen.metadata), loss: found });
             }
             // Only differences count; losses must not be below 0.
             let least = choices.iter().map(|c| c.loss).fold(f64::INFINITY, f64::min);

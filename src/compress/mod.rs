@@ -19,7 +19,7 @@ use serde::{Deserialize, Serialize};
 
 /// What gets one width.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-pub enum Granule {
+pub enum UnitKind {
     /// Each tensor.
     Tensor,
     /// The tensors of a layer that read the same, which other programs fuse: q, k and v; gate and up.
@@ -52,13 +52,13 @@ impl Unit {
 }
 
 /// The units of a model, in the order of its work.
-pub fn units(config: &Config, granule: Granule) -> Vec<Unit> {
+pub fn units(config: &Config, kind: UnitKind) -> Vec<Unit> {
     let mut units: Vec<Unit> = Vec::new();
     for l in linears(config) {
-        let name = match granule {
-            Granule::Tensor => l.name.clone(),
-            Granule::Site => format!("{} {}", l.block, l.site.name()),
-            Granule::Block => l.block.to_string(),
+        let name = match kind {
+            UnitKind::Tensor => l.name.clone(),
+            UnitKind::Site => format!("{} {}", l.block, l.site.name()),
+            UnitKind::Block => l.block.to_string(),
         };
         match units.last_mut().filter(|u| u.name == name) {
             Some(unit) => unit.linears.push(l),
@@ -77,17 +77,18 @@ pub fn weights(checkpoint: &Checkpoint, l: &Linear) -> Result<Vec<f32>> {
 }
 
 /// A number for a model's linear weights, so that measurements of one are not taken for those of another: a hash of the names, shapes and
-/// 64 weights of each, evenly spaced.
+/// 256 of the bytes that each is stored in, evenly spaced.
 ///
 /// # Errors
-/// As [`weights`].
+/// What the checkpoint lacks.
 pub fn fingerprint(checkpoint: &Checkpoint) -> Result<u64> {
     let mut text = Vec::new();
     for l in linears(&checkpoint.config) {
         text.extend(format!("{} {} {}\n", l.name, l.rows, l.cols).into_bytes());
-        let w = weights(checkpoint, &l)?;
-        let step = (w.len() / 64).max(1);
-        text.extend(w.iter().step_by(step).flat_map(|v| v.to_le_bytes()));
+        let packed = format!("{}_packed", l.name);
+        let bytes = checkpoint.bytes(if checkpoint.has(&packed) { &packed } else { &l.name })?;
+        // An odd step meets every byte of the numbers.
+        text.extend(bytes.iter().step_by((bytes.len() / 256) | 1));
     }
     Ok(hash(text))
 }

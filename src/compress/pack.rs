@@ -5,7 +5,7 @@ use super::round::Rounded;
 use crate::format::compressed::{ScalePart, parts};
 use crate::format::{BertHead, Checkpoint, Config, Encoding, NewTensor, RopePairing, SafetensorsWriter, write_atomically};
 use crate::model::linears;
-use crate::quant::round::{Granularity, Spec, nearest};
+use crate::quant::round::{Spec, nearest};
 use crate::quant::{Packed, QuantFormat};
 use crate::{Error, Result};
 use serde_json::{Value as Json, json};
@@ -301,16 +301,4 @@ fn scheme(p: &Packed) -> Json {
     json!({
         "num_bits": f.bits, "type": "int", "symmetric": !has_zero_points(&f), "strategy": strategy, "group_size": size, "dynamic": false,
     })
-}
-
-/// True where all groups are whole, as other programs want them.
-///
-/// # Errors
-/// [`Error::Request`] that names the first layer where they are not.
-pub fn check_groups(config: &Config, spec: &Spec) -> Result<()> {
-    let Granularity::Group(g) = spec.granularity else { return Ok(()) };
-    match linears(config).iter().find(|l| !l.cols.is_multiple_of(g.max(1) as usize)) {
-        None => Ok(()),
-        Some(l) => Err(Error::Request(format!("`{}`: groups of {g} do not divide its {} inputs: give another --group", l.name, l.cols))),
-    }
 }

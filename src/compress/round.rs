@@ -8,6 +8,7 @@ use crate::quant::Packed;
 use crate::quant::round::{Gptq, Hessian, Spec, gptq, nearest};
 use crate::{Error, Result};
 use std::collections::BTreeMap;
+use std::sync::Arc;
 
 /// Codes of linear layers by their tensors' names; those that stay in half precision have none.
 pub type Rounded = BTreeMap<String, Packed>;
@@ -78,7 +79,7 @@ pub enum Codes {
         /// How they were rounded, but for the width.
         spec: Spec,
         /// By the tensor's name and the width.
-        all: BTreeMap<(String, u32), Packed>,
+        all: Arc<BTreeMap<(String, u32), Packed>>,
     },
 }
 
@@ -109,7 +110,7 @@ impl Codes {
             probe.advance(block)?;
             tell(block + 1, blocks);
         }
-        Ok(Self::Fitted { spec: *spec, all })
+        Ok(Self::Fitted { spec: *spec, all: Arc::new(all) })
     }
 
     /// How weights are rounded, but for the width.

@@ -1,7 +1,8 @@
 //! How much of what a model says is lost where a part of it is rounded.
 
+use super::choose::{Chosen, HALF};
 use super::round::Codes;
-use super::{Granule, Unit, fingerprint, on_all, units, weights};
+use super::{Unit, UnitKind, fingerprint, on_all, units, weights};
 use crate::format::Checkpoint;
 use crate::model::{Loss, Probe, Sequence, Site};
 use crate::quant::round::{Hessian, Spec};
@@ -11,6 +12,7 @@ use crate::train::random::{Random, hash};
 use crate::{Error, Result};
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
+use std::ops::Range;
 use std::sync::Arc;
 
 /// How a unit is scored.
@@ -71,7 +73,7 @@ pub struct Options {
     /// What counts as loss.
     pub metric: Metric,
     /// What gets one width.
-    pub granule: Granule,
+    pub unit: UnitKind,
     /// How weights are rounded, but for the width: the group that a scale is for, and so on.
     pub spec: Spec,
     /// Tokens that codes are fitted to ([`Codes::Fitted`]); 0: the nearest ones.
@@ -89,15 +91,7 @@ impl Default for Options {
     /// TDMPQ on weights, one width a site.
     fn default() -> Self {
         let score = Score::WeightNoise { pairs: 2, bits: 3 };
-        Self {
-            score,
-            metric: Metric::Change,
-            granule: Granule::Site,
-            spec: Spec::default(),
-            fitted_to: 0,
-            widths: WIDTHS.to_vec(),
-            seed: 0,
-        }
+        Self { score, metric: Metric::Change, unit: UnitKind::Site, spec: Spec::default(), fitted_to: 0, widths: WIDTHS.to_vec(), seed: 0 }
     }
 }
 
@@ -152,7 +146,7 @@ impl Scores {
         let mut scores = Self::new(checkpoint, &[], options)?;
         let losses: BTreeMap<u32, f64> = scores.options.widths.iter().map(|w| (*w, 0.0)).collect();
         let of = |u: Unit| UnitScore { unit: u.name, score: 0.0, losses: losses.clone() };
-        scores.units = units(&checkpoint.config, scores.options.granule).into_iter().map(of).collect();
+        scores.units = units(&checkpoint.config, scores.options.unit).into_iter().map(of).collect();
         Ok(scores)
     }
 
@@ -176,9 +170,23 @@ impl Scores {
         }
     }
 
+    /// The sum of the losses that are expected of a choice, unit by unit.
+    ///
+    /// # Errors
+    /// [`Error::Request`] for other units, or a width that losses are not known for.
+    pub fn expected(&self, chosen: &Chosen) -> Result<f64> {
+        let of = |((unit, bits), score): ((&Unit, &u32), &UnitScore)| match score.losses.get(bits) {
+            _ if unit.name != score.unit => Err(Error::Request(format!("scores of `{}` where `{}` was chosen for", score.unit, unit.name))),
+            _ if *bits == HALF => Ok(0.0),
+            Some(loss) => Ok(*loss),
+            None => Err(Error::Request(format!("`{}`: its loss at {bits} bits is not known", unit.name))),
+        };
+        chosen.units.iter().zip(&chosen.bits).zip(&self.units).map(of).sum()
+    }
+
     /// True once every unit has been measured.
     pub fn complete(&self, checkpoint: &Checkpoint) -> bool {
-        self.units.len() == units(&checkpoint.config, self.options.granule).len()
+        self.units.len() == units(&checkpoint.config, self.options.unit).len()
     }
 }
 
@@ -215,7 +223,7 @@ pub async fn measure(
         Metric::Change => 0.0,
         Metric::Likelihood => likelihood(&probe.measure(0).await?)?,
     };
-    let units = units(&checkpoint.config, scores.options.granule);
+    let units = units(&checkpoint.config, scores.options.unit);
     let mut job = Job { probe, checkpoint, codes, options: scores.options.clone(), base, moments: None, blocks: Vec::new() };
     if let Score::Correlation { .. } = scores.options.score {
         let (blocks, chance) = job.correlations().await?;
@@ -281,17 +289,13 @@ impl Job<'_> {
                 (losses.get(&3).or(losses.values().next()).copied().unwrap_or(0.0), losses)
             }
             Score::WeightNoise { pairs, bits } => {
-                let loss = self.weight_noise(unit, &before, (number, pairs, bits)).await?;
-                let noise: f64 = before.iter().zip(&self.rounded(unit, bits)?).map(|(w, r)| energy(w, r)).sum();
+                let (loss, noise) = self.weight_noise(unit, &before, (number, pairs, bits)).await?;
                 (loss, self.by_weights(unit, &before, loss / noise.max(f64::MIN_POSITIVE))?)
             }
             Score::InputNoise { pairs, epsilon } => self.input_noise(unit, &before, (number, pairs, epsilon)).await?,
             Score::Correlation { .. } => {
-                let (score, mut losses) = (self.blocks[unit.block], BTreeMap::new());
-                for (bits, part) in self.by_outputs(unit, &before).await? {
-                    losses.insert(bits, score * part);
-                }
-                (score, losses)
+                let (score, (whole, changes)) = (self.blocks[unit.block], self.by_outputs(unit, &before).await?);
+                (score, changes.into_iter().map(|(bits, change)| (bits, score * change / whole.max(f64::MIN_POSITIVE))).collect())
             }
         };
         Ok(UnitScore { unit: unit.name.clone(), score, losses })
@@ -329,8 +333,8 @@ impl Job<'_> {
         self.options.widths.iter().map(of_width).collect()
     }
 
-    /// For all widths, the sum of squares that rounding changes in the outputs, as a part of what it is without.
-    async fn by_outputs(&mut self, unit: &Unit, before: &[Vec<f32>]) -> Result<BTreeMap<u32, f64>> {
+    /// The sum of squares of the outputs, and for all widths that of what rounding changes in them.
+    async fn by_outputs(&mut self, unit: &Unit, before: &[Vec<f32>]) -> Result<(f64, BTreeMap<u32, f64>)> {
         let moments = self.moments(unit.block).await?;
         let of = |l: &crate::model::Linear, d: &[f32]| moments[&l.site].error(d);
         let members: Vec<_> = unit.linears.iter().zip(before).collect();
@@ -339,9 +343,9 @@ impl Job<'_> {
         for bits in &self.options.widths {
             let rounded = self.rounded(unit, *bits)?;
             let changes: Vec<_> = members.iter().zip(&rounded).map(|((l, w), r)| (*l, difference(w, r))).collect();
-            out.insert(*bits, on_all(&changes, |(l, d)| of(l, d))?.iter().sum::<f64>() / whole.max(f64::MIN_POSITIVE));
+            out.insert(*bits, on_all(&changes, |(l, d)| of(l, d))?.iter().sum());
         }
-        Ok(out)
+        Ok((whole, out))
     }
 
     async fn moments(&mut self, block: usize) -> Result<Arc<BTreeMap<Site, Hessian>>> {
@@ -353,17 +357,18 @@ impl Job<'_> {
         Ok(found)
     }
 
-    /// Mean loss under noises on the weights and their negatives; each tensor's as large as that of its rounding.
-    async fn weight_noise(&self, unit: &Unit, before: &[Vec<f32>], (number, pairs, bits): (u64, usize, u32)) -> Result<f64> {
-        let rounded = self.rounded(unit, bits)?;
+    /// Mean loss under noises on the weights and their negatives, each tensor's as large as that of its rounding; and the sum of squares
+    /// of such a noise.
+    async fn weight_noise(&self, unit: &Unit, before: &[Vec<f32>], (number, pairs, bits): (u64, usize, u32)) -> Result<(f64, f64)> {
+        let noise: Vec<f64> = before.iter().zip(&self.rounded(unit, bits)?).map(|(w, r)| energy(w, r)).collect();
         let mut losses = Vec::new();
         for pair in 0..pairs {
             let noises: Vec<Vec<f64>> = before
                 .iter()
-                .zip(&rounded)
+                .zip(&noise)
                 .enumerate()
-                .map(|(i, (w, r))| {
-                    let deviation = (energy(w, r) / w.len().max(1) as f64).sqrt();
+                .map(|(i, (w, energy))| {
+                    let deviation = (energy / w.len().max(1) as f64).sqrt();
                     let mut random = Random::new(self.options.seed, (number << 32) + ((pair as u64) << 8) + i as u64);
                     w.iter().map(|_| deviation * random.normal()).collect()
                 })
@@ -374,7 +379,7 @@ impl Job<'_> {
                 losses.push(self.with(unit, before, &after).await?);
             }
         }
-        Ok(even_part(&losses))
+        Ok((even_part(&losses), noise.iter().sum()))
     }
 
     /// Mean loss under noises on the inputs and their negatives, and what it says of rounding.
@@ -388,21 +393,19 @@ impl Job<'_> {
         for site in unit.sites() {
             let part = Unit { linears: unit.linears.iter().filter(|l| l.site == site).cloned().collect(), ..unit.clone() };
             let of_part: Vec<Vec<f32>> = unit.linears.iter().zip(before).filter(|(l, _)| l.site == site).map(|(_, w)| w.clone()).collect();
-            let (rms, tokens, whole) = {
+            let (rms, tokens) = {
                 let all = self.moments(unit.block).await?;
                 let moments = &all[&site];
                 let trace: f64 = moments.diagonal().iter().sum();
-                let members: Vec<_> = part.linears.iter().zip(&of_part).collect();
-                let whole: f64 = on_all(&members, |(_, w)| moments.error(w))?.iter().sum();
-                ((trace / (moments.rows() as f64 * moments.cols() as f64)).sqrt(), moments.rows() as f64, whole)
+                ((trace / (moments.rows() as f64 * moments.cols() as f64)).sqrt(), moments.rows() as f64)
             };
             let squares: f64 = of_part.iter().flatten().map(|w| f64::from(*w) * f64::from(*w)).sum();
             let (loss, epsilon) = self.regular(unit.block, site, rms, (number, pairs, epsilon)).await?;
             // Noise of deviation e r on the inputs is noise of e^2 r^2 |W|^2 on the outputs of a token.
             let slope = loss / (tokens * (epsilon * rms).powi(2) * squares).max(f64::MIN_POSITIVE);
             score += loss;
-            for (bits, part) in self.by_outputs(&part, &of_part).await? {
-                *losses.entry(bits).or_insert(0.0) += slope * part * whole;
+            for (bits, change) in self.by_outputs(&part, &of_part).await?.1 {
+                *losses.entry(bits).or_insert(0.0) += slope * change;
             }
         }
         Ok((score, losses))
@@ -411,24 +414,27 @@ impl Job<'_> {
     /// The loss under noise, and the noise: halved while twice as much does not cost about four times as much.
     async fn regular(&self, block: usize, site: Site, rms: f64, (number, pairs, epsilon): (u64, usize, f64)) -> Result<(f64, f64)> {
         const HALVINGS: i32 = 4;
-        let mut last = (0.0, epsilon);
+        let mut last = (Vec::new(), epsilon);
         for halving in 0..=HALVINGS {
             let epsilon = epsilon * 0.5f64.powi(halving);
-            let twice = self.noisy(block, site, 2.0 * epsilon * rms, (number, 1)).await?;
-            let once = self.noisy(block, site, epsilon * rms, (number, 1)).await?;
-            last = (once, epsilon);
+            let twice = even_part(&self.noisy(block, site, 2.0 * epsilon * rms, (number, 0..1)).await?);
+            let losses = self.noisy(block, site, epsilon * rms, (number, 0..1)).await?;
+            let once = even_part(&losses);
+            last = (losses, epsilon);
             // Where nothing comes of it, less noise will not help.
             if (2.5..=6.0).contains(&(twice / once)) || once <= 0.0 {
                 break;
             }
         }
-        let loss = if pairs == 1 { last.0 } else { self.noisy(block, site, last.1 * rms, (number, pairs)).await? };
-        Ok((loss, last.1))
+        let (mut losses, epsilon) = last;
+        losses.extend(self.noisy(block, site, epsilon * rms, (number, 1..pairs)).await?);
+        Ok((even_part(&losses), epsilon))
     }
 
-    async fn noisy(&self, block: usize, site: Site, deviation: f64, (number, pairs): (u64, usize)) -> Result<f64> {
+    /// Losses under some pairs of noises.
+    async fn noisy(&self, block: usize, site: Site, deviation: f64, (number, pairs): (u64, Range<usize>)) -> Result<Vec<f64>> {
         let mut losses = Vec::new();
-        for pair in 0..pairs {
+        for pair in pairs {
             for sign in [1.0, -1.0] {
                 let noise = |batch: usize, row: usize, cols: usize| -> Vec<f32> {
                     let stream = (number << 40) + ((pair as u64) << 32) + ((batch as u64) << 16) + row as u64;
@@ -438,13 +444,13 @@ impl Job<'_> {
                 losses.push(self.metric(&self.probe.disturbed(block, site, &noise).await?)?);
             }
         }
-        Ok(even_part(&losses))
+        Ok(losses)
     }
 
     /// CMPQ's score of each block, and the measure's value by chance.
     async fn correlations(&self) -> Result<(Vec<f64>, f64)> {
         let Score::Correlation { measure, scope, components, corrected } = self.options.score else { return Ok((Vec::new(), 0.0)) };
-        let blocks = units(&self.checkpoint.config, Granule::Block).len();
+        let blocks = units(&self.checkpoint.config, UnitKind::Block).len();
         let width = self.probe.model().dimensions().hidden;
         let mut layers = Vec::new();
         for i in 0..=blocks {

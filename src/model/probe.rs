@@ -329,7 +329,7 @@ impl Probe {
 fn loss(change: &Mean, nll: &Mean) -> Result<Loss> {
     let loss = Loss { change: change.value(), nll: (nll.count > 0).then(|| nll.value()) };
     // Noise must not count as no change.
-    if !loss.change.is_finite() {
+    if !(loss.change.is_finite() && loss.nll.is_none_or(f64::is_finite)) {
         return Err(Error::Request("the outputs of the changed model are not finite: its weights, or the noise, are too large".into()));
     }
     Ok(loss)

@@ -241,6 +241,17 @@ pub fn null(kind: Similarity, n: usize, p: usize, q: usize) -> f64 {
     (0..STEPS).map(of).sum::<f64>() + exact / b
 }
 
+/// Spearman's rank correlation of two lists of one length, from -1 to 1: whether they put the same things in the same order. Equal values
+/// share their mean rank; 0 where all values of a list are equal.
+pub fn spearman(a: &[f64], b: &[f64]) -> f64 {
+    let below = |v: &[f64], x: f64| v.iter().filter(|y| **y < x).count() as f64;
+    let equal = |v: &[f64], x: f64| v.iter().filter(|y| **y == x).count() as f64;
+    let mean = (a.len() as f64 - 1.0) / 2.0;
+    let ranks = |v: &[f64]| v.iter().map(|x| below(v, *x) + (equal(v, *x) - 1.0) / 2.0 - mean).collect::<Vec<f64>>();
+    let (a, b) = (ranks(a), ranks(b));
+    dot(&a, &b) / (dot(&a, &a) * dot(&b, &b)).sqrt().max(f64::MIN_POSITIVE)
+}
+
 /// Which layers each is compared with.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 #[cfg_attr(feature = "models", derive(serde::Serialize, serde::Deserialize))]

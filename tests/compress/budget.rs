@@ -7,11 +7,11 @@ use crate::models::fixture;
 use etalon::compress::choose::{Budget, Chosen, Search, choose, joint, refine};
 use etalon::compress::round::Codes;
 use etalon::compress::score::{Options, Score, Scores, WIDTHS, measure};
-use etalon::compress::{Granule, Unit};
+use etalon::compress::{Unit, UnitKind};
 use etalon::format::Checkpoint;
 use etalon::model::{Keep, Model, Probe, Sequence};
 use etalon::quant::round::{Granularity, Spec};
-use etalon::quant::similarity::{Scope, Similarity};
+use etalon::quant::similarity::{Scope, Similarity, spearman};
 use std::sync::Arc;
 
 /// Windows of 128 tokens.
@@ -39,10 +39,10 @@ impl House {
         Self { checkpoint, calibration, probe, judge }
     }
 
-    fn scores(&self, score: Score, granule: Granule) -> Scores {
+    fn scores(&self, score: Score, unit: UnitKind) -> Scores {
         // The widths of this model are multiples of 32 only.
         let spec = Spec { granularity: Granularity::Group(32), ..Spec::default() };
-        let options = Options { score, granule, spec, ..Options::default() };
+        let options = Options { score, unit, spec, ..Options::default() };
         let mut scores = Scores::new(&self.checkpoint, &self.calibration, options).unwrap();
         context().block_on(measure((&self.probe, &self.checkpoint, &Codes::Nearest(spec)), &mut scores, &mut |_| Ok(true))).unwrap();
         scores
@@ -62,13 +62,6 @@ fn any(_: &Unit, _: u32) -> bool {
     true
 }
 
-fn spearman(a: &[f64], b: &[f64]) -> f64 {
-    let ranks = |v: &[f64]| v.iter().map(|x| v.iter().filter(|y| *y < x).count() as f64).collect::<Vec<_>>();
-    let (a, b, mean) = (ranks(a), ranks(b), (a.len() - 1) as f64 / 2.0);
-    let sum = |x: &[f64], y: &[f64]| x.iter().zip(y).map(|(p, q)| (p - mean) * (q - mean)).sum::<f64>();
-    sum(&a, &b) / (sum(&a, &a) * sum(&b, &b)).sqrt()
-}
-
 /// Test 9 and 10 of the specification, its 3.5 bits at groups of 128 being 0.3516 above uniform 3 bits there, so here: 3.9453. What is
 /// measured and then improved as a whole loses no more than 1.05 times what any score's choice does, and every choice less than 3 bits
 /// for all.
@@ -76,7 +69,7 @@ fn spearman(a: &[f64], b: &[f64]) -> f64 {
 fn what_is_measured_and_improved_is_best() {
     let (house, budget) = (House::new(), Budget::Linears { bits: 3.59375 + 0.3516, metadata: true });
     let cmpq = Score::Correlation { measure: Similarity::R2, scope: Scope::All, components: 64, corrected: true };
-    let measured = house.scores(Score::Measured, Granule::Site);
+    let measured = house.scores(Score::Measured, UnitKind::Site);
     let uniform = house.judge(&measured, &house.choose(&measured, Budget::Uniform(3), &Search::Uniform));
     let starts = [Search::Exact, Search::Uniform].map(|search| house.choose(&measured, budget, &search));
     let first = &starts[0];
@@ -96,7 +89,7 @@ fn what_is_measured_and_improved_is_best() {
         ("CMPQ", cmpq, -1.0),
     ];
     for (name, score, least) in others {
-        let scores = house.scores(score, Granule::Site);
+        let scores = house.scores(score, UnitKind::Site);
         let rho = spearman(&losses(&scores), &losses(&measured));
         let lost = house.judge(&scores, &house.choose(&scores, budget, &Search::Exact));
         println!("{name}: {lost:.4e}, rank correlation with the measured loss {rho:.3}");
@@ -113,7 +106,7 @@ fn correlations_are_of_layers() {
     let house = House::new();
     for measure in [Similarity::First, Similarity::Mean, Similarity::R2, Similarity::Pwcca, Similarity::Cka] {
         for scope in [Scope::All, Scope::Adjacent] {
-            let scores = house.scores(Score::Correlation { measure, scope, components: 64, corrected: true }, Granule::Block);
+            let scores = house.scores(Score::Correlation { measure, scope, components: 64, corrected: true }, UnitKind::Block);
             assert_eq!(scores.units.len(), 4);
             assert!(scores.units.iter().all(|u| (0.0..=1.0).contains(&u.score)), "{measure:?} {scope:?}: {:?}", scores.units);
             assert!((0.0..=1.0).contains(&scores.chance.unwrap()));

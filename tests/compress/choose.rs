@@ -31,7 +31,7 @@ fn budgets_are_kept_in_every_unit_that_they_come_in() {
         let found = of(Budget::Uniform(3), &search);
         assert!(found.cost <= uniform.cost, "{search:?}");
         if search == Search::Exact {
-            assert!(found.predicted <= uniform.predicted && found.exact);
+            assert!(scores.expected(&found).unwrap() <= scores.expected(&uniform).unwrap() && found.exact);
         }
         let bits = found.bits_per_weight();
         assert!(of(Budget::Linears { bits, metadata: true }, &search).cost <= found.cost, "{search:?}");
@@ -78,7 +78,7 @@ fn pins_and_floors_hold() {
 fn classes_of_layers() {
     let checkpoint = checkpoint("opt-preln");
     let mut o = options(Score::Pruning { sparsity: Some(0.3) });
-    o.granule = etalon::compress::Granule::Block;
+    o.unit = etalon::compress::UnitKind::Block;
     let scores = scored(&checkpoint, &o);
     let budget = Budget::Linears { bits: 16.0, metadata: true };
     let found = choose(&checkpoint, &scores, (&[4, HALF], &any), (budget, (0, 0)), &Search::Classes(vec![16, 4])).unwrap();
@@ -103,7 +103,7 @@ fn refinement_improves_what_is_measured() {
     let before = c.block_on(joint(&probe, &checkpoint, &Codes::Nearest(o.spec), &start)).unwrap().change;
     let found = c.block_on(refine(&probe, &checkpoint, &Codes::Nearest(o.spec), std::slice::from_ref(&start), (&WIDTHS, &any, 4))).unwrap();
     assert_eq!(found.before, [before]);
-    assert!(found.loss < before && found.chosen.cost <= start.cost && found.measured > units(&checkpoint.config, o.granule).len());
+    assert!(found.loss < before && found.chosen.cost <= start.cost && found.measured > units(&checkpoint.config, o.unit).len());
     assert_eq!(c.block_on(joint(&probe, &checkpoint, &Codes::Nearest(o.spec), &found.chosen)).unwrap().change, found.loss);
     assert!(c.block_on(probe.measure(0)).unwrap().change.abs() < 1e-12);
 }

@@ -7,7 +7,7 @@ use etalon::compress::gguf;
 use etalon::compress::pack::{Beside, beside, write};
 use etalon::compress::round::{Rounded, by_outputs, to_nearest};
 use etalon::format::compressed::{pack_stream, unpack_stream};
-use etalon::format::{Bytes, Checkpoint, Config, HostMatrix};
+use etalon::format::{Bytes, Checkpoint, Config, HostMatrix, Value};
 use etalon::model::{Keep, Model, Sequence, linears};
 use etalon::quant::round::{Gptq, Granularity, Spec};
 use std::collections::BTreeMap;
@@ -168,7 +168,7 @@ fn damaged_parts_are_named() {
 #[test]
 fn models_from_gguf_are_written_as_either() {
     let context = context();
-    let file = Arc::new(Bytes::new("tiny.gguf", tiny_llama().build()));
+    let file = Arc::new(Bytes::new("tiny.gguf", tiny_llama().u32("general.file_type", 3).build()));
     let c = Checkpoint::from_gguf(file).unwrap();
     let bits = linears(&c.config).into_iter().enumerate().map(|(i, l)| (l.name, [4, 5, 8, 16][i % 4])).collect();
     let rounded = to_nearest(&c, &bits, &gguf::SPEC, &|_, _| {}).unwrap();
@@ -185,7 +185,10 @@ fn models_from_gguf_are_written_as_either() {
     let path = to.join("again.gguf");
     gguf::write(&c, &rounded, &path).unwrap();
     let again = Checkpoint::open(&path).unwrap();
-    assert_eq!(again.gguf().unwrap().metadata, c.gguf().unwrap().metadata);
+    // A mixture that no name stands for; all else is as it was.
+    let mut metadata = again.gguf().unwrap().metadata.clone();
+    assert_eq!(metadata.insert("general.file_type".into(), Value::Unsigned(3)), Some(Value::Unsigned(1024)));
+    assert_eq!(metadata, c.gguf().unwrap().metadata);
     for l in linears(&c.config) {
         match (again.matrix(&l.name, l.rows, l.cols).unwrap(), rounded.get(&l.name)) {
             (HostMatrix::Packed(got), Some(want)) => assert_eq!(got, *want, "{}", l.name),

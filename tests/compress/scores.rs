@@ -4,10 +4,10 @@ use super::{checkpoint, open, options, probe, scored, texts};
 use crate::kernels::context;
 use etalon::compress::round::Codes;
 use etalon::compress::score::{Metric, Options, Score, Scores, measure};
-use etalon::compress::{Granule, units, weights};
+use etalon::compress::{UnitKind, units, weights};
 use etalon::model::Keep;
 use etalon::quant::round::{Spec, nearest};
-use etalon::quant::similarity::{Scope, Similarity};
+use etalon::quant::similarity::{Scope, Similarity, spearman};
 
 const INPUTS: Score = Score::InputNoise { pairs: 1, epsilon: 0.05 };
 const NOISE: Score = Score::WeightNoise { pairs: 2, bits: 4 };
@@ -25,7 +25,7 @@ fn measured_losses_are_those_of_whole_models() {
         let scores = scored(&checkpoint, &options);
         assert!(scores.complete(&checkpoint) && scores.tokens == 96);
         let (before, after, texts) = (open(&checkpoint), open(&checkpoint), texts());
-        for (unit, found) in units(&checkpoint.config, Granule::Site).iter().zip(&scores.units).step_by(3) {
+        for (unit, found) in units(&checkpoint.config, UnitKind::Site).iter().zip(&scores.units).step_by(3) {
             for bits in [3, 8] {
                 for l in &unit.linears {
                     let w = nearest(&weights(&checkpoint, l).unwrap(), l.rows, l.cols, &Spec { bits, ..options.spec }).unwrap().decode();
@@ -61,13 +61,6 @@ fn estimates_follow_what_is_measured() {
         }
     }
     assert!(of(correlation()).iter().all(|v| *v >= 0.0));
-}
-
-fn spearman(a: &[f64], b: &[f64]) -> f64 {
-    let ranks = |v: &[f64]| v.iter().map(|x| v.iter().filter(|y| *y < x).count() as f64).collect::<Vec<_>>();
-    let (a, b, mean) = (ranks(a), ranks(b), (a.len() - 1) as f64 / 2.0);
-    let sum = |x: &[f64], y: &[f64]| x.iter().zip(y).map(|(p, q)| (p - mean) * (q - mean)).sum::<f64>();
-    sum(&a, &b) / (sum(&a, &a) * sum(&b, &b)).sqrt()
 }
 
 /// Stopped after each unit and taken up again from what was kept, scores are the same to the bit.

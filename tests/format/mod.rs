@@ -71,7 +71,7 @@ impl GgufBuilder {
         self
     }
 
-    fn u32(self, key: &str, value: u32) -> Self {
+    pub(crate) fn u32(self, key: &str, value: u32) -> Self {
         self.key(key, 4, &value.to_le_bytes())
     }
 

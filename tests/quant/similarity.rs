@@ -1,6 +1,6 @@
 //! Correlations of layers: what is known of them, of chance, and of a chain that was never trained.
 
-use etalon::quant::similarity::{Samples, Scope, Similarity, cmpq, null, similarity};
+use etalon::quant::similarity::{Samples, Scope, Similarity, cmpq, null, similarity, spearman};
 use rand::rngs::StdRng;
 use rand::{RngExt, SeedableRng};
 
@@ -152,4 +152,13 @@ fn nonsense_is_refused() {
         let found = similarity(&four, &four, kind).unwrap();
         assert!((0.0..=1.0).contains(&found), "{kind:?}: {found}");
     }
+}
+
+#[test]
+fn ranks_that_agree_and_ranks_that_are_shared() {
+    assert_eq!(spearman(&[1.0, 2.0, 3.0], &[10.0, 20.0, 40.0]), 1.0);
+    assert_eq!(spearman(&[1.0, 2.0, 3.0], &[3.0, 2.0, 1.0]), -1.0);
+    assert_eq!(spearman(&[1.0, 2.0, 3.0], &[5.0, 5.0, 5.0]), 0.0);
+    // Ranks 0.5, 0.5, 2 and 0, 1, 2: 1.5 / sqrt(1.5 * 2).
+    assert!((spearman(&[1.0, 1.0, 3.0], &[1.0, 2.0, 3.0]) - 0.75f64.sqrt()).abs() < 1e-15);
 }

@@ -6,12 +6,17 @@ use crate::common::{self, Global, bar, print, print_json, read_text};
 use crate::plot;
 use anyhow::{Context as _, Result, bail};
 use etalon::compress::choose::{Budget, Chosen, Search, choose, refine, restore};
+use etalon::compress::fingerprint;
 use etalon::compress::round::{Codes, by_outputs, to_nearest};
 use etalon::compress::score::{Options, Scores, WIDTHS};
 use etalon::format::write_atomically;
 use etalon::model::{Keep, Loss, Probe, Sequence};
-use etalon::quant::round::Gptq;
+use etalon::quant::round::{Gptq, Spec};
+use etalon::quant::similarity::spearman;
+use etalon::train::random::hash;
 use serde::{Deserialize, Serialize};
+use serde_json::{Value, json};
+use std::cell::OnceCell;
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
@@ -117,7 +122,8 @@ struct Bench<'a> {
     options: Options,
     /// By the score's name and, where what is measured hangs on it, the rounding's.
     scores: BTreeMap<(&'static str, &'static str), Scores>,
-    codes: BTreeMap<&'static str, Codes>,
+    /// Codes by GPTQ, once they are needed.
+    fitted: OnceCell<Codes>,
     /// On the calibration text.
     probe: Probe,
     /// On the text to judge by.
@@ -135,29 +141,62 @@ pub(crate) fn run(g: &Global, args: &Args) -> Result<()> {
         bail!("{} and {} share text: what is judged must not be calibrated on", calibration.display(), args.check.display());
     }
     std::fs::create_dir_all(args.out.join("cells")).with_context(|| args.out.display().to_string())?;
-    let probe = subject.probe(&scored, Keep::All)?;
     let options = args.score.options(&subject.checkpoint.config)?;
     let fit = of(calibration, args.score.tokens)?;
-    let mut codes = BTreeMap::from([("nearest", Codes::Nearest(options.spec))]);
-    if args.roundings.contains(&RoundingName::Gptq) && args.ways.iter().any(|w| w.score() == Some("kl")) {
-        codes.insert("gptq", subject.fitted(&fit, &options.spec, &WIDTHS)?);
-    }
+    same_setup(args, &subject, &options, [&scored, &fit, &judged])?;
+    let probe = subject.probe(&scored, Keep::All)?;
+    let fitted = OnceCell::new();
     let mut known = BTreeMap::new();
     for (name, which) in SCORES.iter().filter(|s| args.ways.iter().any(|w| w.score() == Some(s.0))) {
         for rounding in args.roundings.iter().filter(|r| *name == "kl" || **r == args.roundings[0]) {
             let options = ScoreArgs { score: *which, rounding: *rounding, ..args.score.clone() }.options(&subject.checkpoint.config)?;
             let of_rounding = if *name == "kl" { rounding_name(*rounding) } else { "any" };
             let file = args.out.join(format!("scores-{name}-{of_rounding}.json"));
-            let mut fitted = || codes.get("gptq").cloned().context("codes were not fitted");
-            let found = scores(&subject, (&probe, &scored), &options, &mut fitted, Some(&file))?;
+            let mut codes = || fitted_codes(&fitted, &subject, &fit, &options.spec);
+            let found = scores(&subject, (&probe, &scored), &options, &mut codes, Some(&file))?;
             known.insert((*name, of_rounding), found.context("stopped: the same command goes on")?);
         }
     }
     let judge = subject.probe(&judged, Keep::All)?;
-    let bench = Bench { args, subject: &subject, options, scores: known, codes, fit, probe, judge };
+    let bench = Bench { args, subject: &subject, options, scores: known, fitted, fit, probe, judge };
     let base = subject.context.block_on(bench.judge.measure(0))?;
     let cells = bench.cells()?;
     report(g, args, &bench, &base, &cells)
+}
+
+fn fitted_codes(cell: &OnceCell<Codes>, subject: &Subject, texts: &[Sequence], spec: &Spec) -> Result<Codes> {
+    if let Some(codes) = cell.get() {
+        return Ok(codes.clone());
+    }
+    let codes = subject.fitted(texts, spec, &WIDTHS)?;
+    Ok(cell.get_or_init(|| codes).clone())
+}
+
+/// Refuses a folder whose cells are of another model, other texts or other options than these.
+fn same_setup(args: &Args, subject: &Subject, options: &Options, texts: [&[Sequence]; 3]) -> Result<()> {
+    let of = |texts: &[Sequence]| {
+        let tokens: usize = texts.iter().map(|t| t.tokens.len()).sum();
+        let bytes = texts.iter().flat_map(|t| t.tokens.iter().chain(&[u32::MAX])).flat_map(|t| t.to_le_bytes());
+        json!({ "tokens": tokens, "hash": format!("{:016x}", hash(bytes)) })
+    };
+    let [scored, fitted, judged] = texts.map(of);
+    let ScoreArgs { sparsity, pairs, noise_bits, epsilon, seed, .. } = args.score;
+    let now = json!({
+        "weights": format!("{:016x}", fingerprint(&subject.checkpoint)?), "scored": scored, "fitted": fitted, "judged": judged,
+        "unit": options.unit, "metric": options.metric, "spec": options.spec, "refine": args.refine,
+        "sparsity": sparsity, "pairs": pairs, "noise_bits": noise_bits, "epsilon": epsilon, "seed": seed,
+        "cca": format!("{:?}", args.score.cca), "cmpq_scope": format!("{:?}", args.score.cmpq_scope),
+    });
+    let file = args.out.join("setup.json");
+    if !file.exists() {
+        return Ok(write_atomically(&file, &serde_json::to_vec_pretty(&now)?)?);
+    }
+    let before: Value = serde_json::from_str(&read_text(&file)?).with_context(|| file.display().to_string())?;
+    let differs = now.as_object().into_iter().flatten().find(|(name, value)| before.get(name.as_str()) != Some(value));
+    match differs {
+        Some((name, _)) => bail!("{}: `{name}` is not what the results there were made with: give another --out", file.display()),
+        None => Ok(()),
+    }
 }
 
 impl Bench<'_> {
@@ -213,7 +252,11 @@ impl Bench<'_> {
                 let first = of(scores, &Search::Exact)?;
                 let one = of(&flat, &Search::Uniform)?;
                 let starts = [first, one.clone()];
-                let better = context.block_on(refine(&self.probe, c, &self.codes[rounding], &starts, (&WIDTHS, &any, self.args.refine)))?;
+                let codes = match rounding {
+                    "gptq" => fitted_codes(&self.fitted, self.subject, &self.fit, &self.options.spec)?,
+                    _ => Codes::Nearest(self.options.spec),
+                };
+                let better = context.block_on(refine(&self.probe, c, &codes, &starts, (&WIDTHS, &any, self.args.refine)))?;
                 let fell_back = better.chosen.bits == one.bits;
                 Ok((better.chosen, fell_back))
             }
@@ -244,16 +287,6 @@ impl Bench<'_> {
 
 fn rounding_name(r: RoundingName) -> &'static str {
     if r == RoundingName::Gptq { "gptq" } else { "nearest" }
-}
-
-/// Spearman's rank correlation.
-fn spearman(a: &[f64], b: &[f64]) -> f64 {
-    // Equal values share their mean rank.
-    let rank = |v: &[f64], x: f64| v.iter().filter(|y| **y < x).count() as f64 + (v.iter().filter(|y| **y == x).count() as f64 - 1.0) / 2.0;
-    let ranks = |v: &[f64]| v.iter().map(|x| rank(v, *x)).collect::<Vec<f64>>();
-    let (a, b, mean) = (ranks(a), ranks(b), (a.len() as f64 - 1.0) / 2.0);
-    let sum = |x: &[f64], y: &[f64]| x.iter().zip(y).map(|(p, q)| (p - mean) * (q - mean)).sum::<f64>();
-    sum(&a, &b) / (sum(&a, &a) * sum(&b, &b)).sqrt().max(f64::MIN_POSITIVE)
 }
 
 /// Bits at which a way's curve reaches a loss, between its points by the logarithm of the loss; `None` beyond them.
@@ -311,7 +344,7 @@ fn report(g: &Global, args: &Args, bench: &Bench<'_>, base: &Loss, cells: &[Cell
         let file = args.out.join(format!("frontier-{rounding}.svg"));
         plot::lines(&file, &format!("Size against loss{ending}"), "bits per linear weight", unit, true, &own)?;
     }
-    let json = serde_json::json!({
+    let json = json!({
         "model": args.model, "scored_tokens": bench.probe.tokens(), "judged_tokens": bench.judge.tokens(), "nll_before": base.nll,
         "spearman": correlations, "cells": cells, "adapter": bench.subject.context.facts().summary(),
     });
@@ -343,7 +376,7 @@ fn equal_loss(series: &[plot::Series]) -> String {
 
 /// Mean losses at 3 bits for a weight of the first and of the last 30 % of layers, over those of the layers between.
 fn depth(bench: &Bench<'_>, s: &Scores) -> [f64; 2] {
-    let units = etalon::compress::units(&bench.subject.checkpoint.config, s.options.granule);
+    let units = etalon::compress::units(&bench.subject.checkpoint.config, s.options.unit);
     let blocks = units.last().map_or(1, |u| u.block + 1);
     let edge = ((0.3 * blocks as f64).round() as usize).max(1);
     let mean = |keep: &dyn Fn(usize) -> bool| {
@@ -360,9 +393,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn ranks_and_crossings() {
-        assert_eq!(spearman(&[1.0, 2.0, 3.0], &[10.0, 20.0, 40.0]), 1.0);
-        assert_eq!(spearman(&[1.0, 2.0, 3.0], &[3.0, 2.0, 1.0]), -1.0);
+    fn crossings_of_curves() {
         let curve = [(2.0, 1.0), (3.0, 0.1), (4.0, 0.01)];
         assert!((bits_at(&curve, 0.1f64.sqrt()).unwrap() - 2.5).abs() < 1e-12);
         assert_eq!(bits_at(&curve, 2.0), None);

@@ -7,7 +7,7 @@ pub(crate) mod quantize;
 mod report;
 pub(crate) mod sensitivity;
 
-use crate::common::{self, Global, bar, open_checkpoint, open_device, read_text};
+use crate::common::{self, Global, Loaded, bar, load_open, on_bar, read_text};
 use anyhow::{Context as _, Result, bail};
 use etalon::Context;
 use etalon::compress::round::Codes;
@@ -27,39 +27,21 @@ struct Subject {
     context: Context,
     checkpoint: Checkpoint,
     model: Arc<Model>,
-}
-
-impl Drop for Subject {
-    /// Keeps what was compiled for the next time.
-    fn drop(&mut self) {
-        if let Err(e) = self.context.save_pipelines() {
-            log::info!("compiled pipelines are not kept: {e}");
-        }
-    }
+    /// Keeps what was compiled when it is dropped.
+    _loaded: Loaded,
 }
 
 impl Subject {
     fn open(g: &Global, model: &str) -> Result<Self> {
-        let checkpoint = open_checkpoint(model)?;
-        let context = open_device(g)?;
-        let bar = bar(0, "loading", "tensors");
-        let model = Model::load_open(&context, &checkpoint, &|done, all| {
-            bar.set_length(all as u64);
-            bar.set_position(done as u64);
-        })?;
-        bar.finish_and_clear();
-        Ok(Self { context, checkpoint, model })
+        let (loaded, checkpoint) = load_open(g, model)?;
+        Ok(Self { context: loaded.context.clone(), checkpoint, model: loaded.model.clone(), _loaded: loaded })
     }
 
     /// Codes of all layers at some widths, fitted to texts.
     fn fitted(&self, texts: &[Sequence], spec: &Spec, widths: &[u32]) -> Result<Codes> {
         let bar = bar(0, "fitting codes", "blocks");
-        let tell = |done: usize, all: usize| {
-            bar.set_length(all as u64);
-            bar.set_position(done as u64);
-        };
         let mut probe = self.probe(texts, Keep::Current)?;
-        let codes = self.context.block_on(Codes::fitted(&mut probe, &self.checkpoint, (spec, &Gptq::default()), widths, &tell))?;
+        let codes = self.context.block_on(Codes::fitted(&mut probe, &self.checkpoint, (spec, &Gptq::default()), widths, &on_bar(&bar)))?;
         bar.finish_and_clear();
         Ok(codes)
     }
@@ -138,14 +120,15 @@ fn scores(
         return Ok(Some(scores));
     }
     let codes = if options.fitted_to > 0 { fit()? } else { Codes::Nearest(options.spec) };
-    let all = units(&subject.checkpoint.config, options.granule).len();
+    let all = units(&subject.checkpoint.config, options.unit).len();
     let bar = bar(all as u64, "scoring", "units");
     bar.set_position(scores.units.len() as u64);
     common::stop_gracefully();
     let mut tell = |s: &Scores| {
         bar.set_position(s.units.len() as u64);
         if let Some(path) = file {
-            write_atomically(path, &serde_json::to_vec_pretty(s).unwrap_or_default())?;
+            let text = serde_json::to_vec_pretty(s).map_err(|e| etalon::Error::Request(format!("scores cannot be written: {e}")))?;
+            write_atomically(path, &text)?;
         }
         Ok(!common::interrupted())
     };

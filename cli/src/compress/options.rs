@@ -2,7 +2,7 @@
 
 use anyhow::{Context as _, Result, bail};
 use clap::{Args, ValueEnum};
-use etalon::compress::Granule;
+use etalon::compress::UnitKind;
 use etalon::compress::choose::{Budget, HALF, Search, granularity, group};
 use etalon::compress::score::{Metric, Options, Score, WIDTHS};
 use etalon::format::Config;
@@ -57,7 +57,7 @@ pub(crate) enum MetricName {
     Nll,
 }
 
-#[derive(Clone, Copy, ValueEnum)]
+#[derive(Debug, Clone, Copy, ValueEnum)]
 pub(crate) enum CcaName {
     First,
     Mean,
@@ -66,7 +66,7 @@ pub(crate) enum CcaName {
     Cka,
 }
 
-#[derive(Clone, Copy, ValueEnum)]
+#[derive(Debug, Clone, Copy, ValueEnum)]
 pub(crate) enum CmpqScope {
     All,
     Adjacent,
@@ -173,10 +173,10 @@ impl ScoreArgs {
                 MetricName::Kl => Metric::Change,
                 MetricName::Nll => Metric::Likelihood,
             },
-            granule: match self.unit {
-                UnitName::Site => Granule::Site,
-                UnitName::Tensor => Granule::Tensor,
-                UnitName::Block => Granule::Block,
+            unit: match self.unit {
+                UnitName::Site => UnitKind::Site,
+                UnitName::Tensor => UnitKind::Tensor,
+                UnitName::Block => UnitKind::Block,
             },
             spec: Spec { bits: 4, granularity, symmetric: self.symmetric, f16_scales: true, search: self.range_search },
             fitted_to: if self.score == ScoreName::Kl && self.rounding == RoundingName::Gptq { self.tokens } else { 0 },

@@ -3,14 +3,14 @@
 use super::options::{BudgetArgs, GranularityName, RoundingName, Rule, ScoreArgs, UnitName, rule, search};
 use super::report::{self, Report};
 use super::{Subject, scores, texts};
-use crate::common::{Global, bar};
+use crate::common::{Global, bar, on_bar};
 use anyhow::{Context as _, Result, bail};
 use clap::ValueEnum;
 use etalon::compress::choose::{Budget, Chosen, HALF, Search, choose, refine, restore};
 use etalon::compress::pack::{Beside, beside, write};
 use etalon::compress::round::{Codes, Rounded, by_outputs, to_nearest};
 use etalon::compress::score::{Options, Scores, WIDTHS};
-use etalon::compress::{Unit, gguf};
+use etalon::compress::{Unit, gguf, units};
 use etalon::model::{Keep, Probe, Sequence};
 use etalon::quant::round::{Gptq, Spec};
 use std::path::PathBuf;
@@ -94,7 +94,10 @@ pub(crate) fn run(g: &Global, args: &Args) -> Result<()> {
     let blind = matches!(plan.search, Search::Uniform | Search::Random(_) | Search::EndsFirst);
     let probe = match blind {
         true => None,
-        false => Some((subject.probe(&calibration(args.score.score_tokens)?, Keep::All)?, calibration(args.score.score_tokens)?)),
+        false => {
+            let texts = calibration(args.score.score_tokens)?;
+            Some((subject.probe(&texts, Keep::All)?, texts))
+        }
     };
     // Fitted once, for the scores and for measuring the choice.
     let mut fitted: Option<Codes> = None;
@@ -221,7 +224,7 @@ fn chosen(subject: &Subject, plan: &Plan, args: &Args, scores: &Scores, (probe, 
         args.pin.iter().all(|r| !named(u, r) || bits == r.bits) && args.floor.iter().all(|r| !named(u, r) || bits >= r.bits)
     };
     for r in args.pin.iter().chain(&args.floor) {
-        if !scores_units(subject, scores).iter().any(|u| named(u, r)) {
+        if !units(&subject.checkpoint.config, scores.options.unit).iter().any(|u| named(u, r)) {
             bail!("`{}` matches no linear layer", r.pattern);
         }
     }
@@ -247,30 +250,18 @@ fn chosen(subject: &Subject, plan: &Plan, args: &Args, scores: &Scores, (probe, 
     Ok((better.chosen, Some(r)))
 }
 
-fn scores_units(subject: &Subject, scores: &Scores) -> Vec<Unit> {
-    etalon::compress::units(&subject.checkpoint.config, scores.options.granule)
-}
-
 fn nearest(subject: &Subject, chosen: &Chosen, spec: &Spec) -> Result<Rounded> {
     let bar = bar(0, "rounding", "layers");
-    let tell = |done: usize, all: usize| {
-        bar.set_length(all as u64);
-        bar.set_position(done as u64);
-    };
-    let rounded = to_nearest(&subject.checkpoint, &chosen.by_name(), spec, &tell)?;
+    let rounded = to_nearest(&subject.checkpoint, &chosen.by_name(), spec, &on_bar(&bar))?;
     bar.finish_and_clear();
     Ok(rounded)
 }
 
 fn gptq(subject: &Subject, chosen: &Chosen, spec: &Spec, texts: &[Sequence], act_order: bool) -> Result<Rounded> {
     let bar = bar(0, "rounding", "blocks");
-    let tell = |done: usize, all: usize| {
-        bar.set_length(all as u64);
-        bar.set_position(done as u64);
-    };
     let mut probe = subject.probe(texts, Keep::Current)?;
     let options = Gptq { act_order, ..Gptq::default() };
-    let found = subject.context.block_on(by_outputs(&mut probe, &subject.checkpoint, &chosen.by_name(), (spec, &options), &tell));
+    let found = subject.context.block_on(by_outputs(&mut probe, &subject.checkpoint, &chosen.by_name(), (spec, &options), &on_bar(&bar)));
     restore(&subject.model, &subject.checkpoint)?;
     bar.finish_and_clear();
     Ok(found?)

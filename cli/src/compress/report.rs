@@ -66,7 +66,7 @@ pub(super) fn write(g: &Global, subject: &Subject, r: &Report<'_>, texts: Option
         "times_smaller_than_f16": 2.0 * size.elements as f64 / size.bytes as f64,
         "times_smaller_than_f32": 4.0 * size.elements as f64 / size.bytes as f64,
         "linear_weights_times_smaller_than_f16": 16.0 / r.chosen.bits_per_weight(),
-        "widths": widths(r.chosen), "units": units(r), "exact": r.chosen.exact, "predicted_loss": r.chosen.predicted,
+        "widths": widths(r.chosen), "units": units(r), "exact": r.chosen.exact, "predicted_loss": r.scores.expected(r.chosen)?,
         "refinement": r.refined.as_ref().map(|r| json!({
             "before": r.before, "after": r.after, "uniform": r.uniform, "runs": r.measured, "fell_back_to_uniform": r.fell_back,
         })),
@@ -184,8 +184,7 @@ fn text(j: &Value, r: &Report<'_>) -> String {
         n("/times_smaller_than_f32").unwrap_or(0.0),
         n("/bytes").unwrap_or(0.0) / 1e6,
     );
-    let all = n("/bits_per_linear_weight").map_or(0, |_| 1) as f64;
-    let total: f64 = j["widths"].as_object().map_or(0.0, |w| w.values().filter_map(Value::as_f64).sum::<f64>() * all);
+    let total: f64 = j["widths"].as_object().map_or(0.0, |w| w.values().filter_map(Value::as_f64).sum());
     let parts =
         j["widths"].as_object().map(|w| w.iter().map(|(b, n)| format!("{b} bits {:.1} %", 100.0 * n.as_f64().unwrap_or(0.0) / total)));
     out += &format!("widths      {}\n", parts.map_or(String::new(), |p| p.collect::<Vec<_>>().join(", ")));
