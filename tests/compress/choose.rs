@@ -107,3 +107,19 @@ fn refinement_improves_what_is_measured() {
     assert_eq!(c.block_on(joint(&probe, &checkpoint, &Codes::Nearest(o.spec), &found.chosen)).unwrap().change, found.loss);
     assert!(c.block_on(probe.measure(0)).unwrap().change.abs() < 1e-12);
 }
+
+/// Where scales do not count, halves, which have none, are cheaper than they look: refinement keeps to the budget's own count.
+#[test]
+fn refinement_counts_as_the_budget_does() {
+    let (c, checkpoint, texts) = (context(), checkpoint("opt-preln"), texts());
+    let o = options(Score::Pruning { sparsity: Some(0.3) });
+    let scores = scored(&checkpoint, &o);
+    let model = open(&checkpoint);
+    let probe = probe(&model, &texts, Keep::All);
+    let (widths, budget) = ([2, 3, 4, 8, HALF], Budget::Linears { bits: 5.0, metadata: false });
+    let start = choose(&checkpoint, &scores, (&widths, &any), (budget, (0, 0)), &Search::Exact).unwrap();
+    let codes = |chosen: &Chosen| chosen.members().map(|(l, b)| u64::from(b) * l.weights()).sum::<u64>();
+    assert!(codes(&start) <= 5 * start.weights() && start.cost > codes(&start));
+    let found = c.block_on(refine(&probe, &checkpoint, &Codes::Nearest(o.spec), std::slice::from_ref(&start), (&widths, &any, 3))).unwrap();
+    assert!(codes(&found.chosen) <= codes(&start), "{:?} from {:?}", found.chosen.bits, start.bits);
+}
