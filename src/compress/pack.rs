@@ -2,7 +2,7 @@
 
 use super::halves;
 use super::round::Rounded;
-use crate::format::compressed::{ScalePart, parts};
+use crate::format::compressed::{ScalePart, band, parts};
 use crate::format::{BertHead, Checkpoint, Config, Encoding, NewTensor, RopePairing, SafetensorsWriter, write_atomically};
 use crate::model::linears;
 use crate::quant::round::{Spec, nearest};
@@ -89,7 +89,8 @@ fn embeds(name: &str) -> bool {
 }
 
 /// Writes `model.safetensors`, `config.json`, and the tokenizer's files into a folder, which is made. Each file appears when it is complete,
-/// the weights last; linear layers that `rounded` has not are written in half precision. A model that was read from GGUF gets its queries and
+/// the weights last; linear layers that `rounded` has not are written in half precision, and those that it has bands of ([`band`]) as these,
+/// which no other program reads. A model that was read from GGUF gets its queries and
 /// keys in Hugging Face's order.
 ///
 /// # Errors
@@ -100,8 +101,19 @@ pub fn write(c: &Checkpoint, rounded: &Rounded, how: &Beside, folder: &Path) -> 
     let mut forms: BTreeMap<String, (Vec<usize>, Form)> = BTreeMap::new();
     let linear = linears(&c.config);
     for l in &linear {
-        let form = rounded.get(&l.name).map_or(Form::Half, |p| Form::Codes(reordered(c, &l.name, p)));
-        forms.insert(l.name.clone(), (vec![l.rows, l.cols], form));
+        let bands = (0..).map(|i| band(l.stem(), i)).take_while(|(down, _)| rounded.contains_key(down));
+        let mut parts: Vec<String> = bands.flat_map(|(down, up)| [down, up]).collect();
+        if parts.is_empty() {
+            parts.push(l.name.clone());
+        }
+        for name in parts {
+            let form = match rounded.get(&name) {
+                Some(p) => (vec![p.rows, p.cols], Form::Codes(reordered(c, &name, p))),
+                None if name == l.name => (vec![l.rows, l.cols], Form::Half),
+                None => return Err(Error::Request(format!("`{name}` is missing, the other side of a band"))),
+            };
+            forms.insert(name, form);
+        }
     }
     let names: BTreeSet<String> = linear.into_iter().map(|l| l.name).collect();
     for (name, shape) in rest(c, &names) {
@@ -155,7 +167,7 @@ fn tensors(c: &Checkpoint, forms: &BTreeMap<String, (Vec<usize>, Form)>, path: &
                 let of = |rows: usize| if p.format.per_tensor { vec![1] } else { vec![rows, groups] };
                 add("_packed", "I32", vec![p.rows, words(p.cols)], Part::Codes);
                 add("_scale", if f32_scales(&p.format) { "F32" } else { "F16" }, of(p.rows), Part::Scales);
-                add("_shape", "I64", vec![2], Part::Shape);
+                add("_shape", "I64", vec![shape_words(p).len()], Part::Shape);
                 if has_zero_points(&p.format) {
                     let dtype = if p.format.per_tensor { "I8" } else { "I32" };
                     add("_zero_point", dtype, of(words(p.rows)), Part::ZeroPoints);
@@ -178,7 +190,7 @@ fn bytes(c: &Checkpoint, name: &str, shape: &[usize], form: &Form, part: Part) -
     let le = |words: &[u32]| words.iter().flat_map(|w| w.to_le_bytes()).collect::<Vec<u8>>();
     if let Form::Codes(p) = form {
         if part == Part::Shape {
-            return Ok([p.rows, p.cols].iter().flat_map(|n| (*n as i64).to_le_bytes()).collect());
+            return Ok(shape_words(p).iter().flat_map(|n| n.to_le_bytes()).collect());
         }
         let parts = parts(p)?;
         return Ok(match part {
@@ -209,6 +221,12 @@ fn bytes(c: &Checkpoint, name: &str, shape: &[usize], form: &Form, part: Part) -
     }
 }
 
+/// Rows and columns, and the width where the words of a row do not tell it: with fewer than 32 columns, which only factors have.
+fn shape_words(p: &Packed) -> Vec<i64> {
+    let width = (p.cols < 32).then_some(i64::from(p.format.bits));
+    [p.rows as i64, p.cols as i64].into_iter().chain(width).collect()
+}
+
 fn f32_scales(f: &QuantFormat) -> bool {
     matches!(f.scales, crate::quant::Scales::F32 { .. } | crate::quant::Scales::F32Zero)
 }
@@ -220,7 +238,8 @@ fn has_zero_points(f: &QuantFormat) -> bool {
 /// Which row of a file's tensor each row of ours is: GGUF's queries and keys lie in pairs that are rotated together, Hugging Face's in halves.
 fn order(c: &Checkpoint, name: &str, rows: usize) -> Option<Vec<usize>> {
     let Config::Llama(l) = &c.config else { return None };
-    let turned = [".q_proj.", ".k_proj."].iter().any(|p| name.contains(p));
+    // The outputs of these; of factors those of U.
+    let turned = [".q_proj.", ".k_proj."].iter().any(|p| name.split_once(p).is_some_and(|(_, part)| !part.starts_with("v.")));
     if c.rope == RopePairing::Half || !turned {
         return None;
     }
@@ -257,6 +276,8 @@ fn config(c: &Checkpoint, forms: &BTreeMap<String, (Vec<usize>, Form)>, how: &Be
         let public = public_name(&c.config, name);
         let module = public.strip_suffix(".weight").unwrap_or(&public).to_owned();
         match form {
+            // Factors are no layers of their own.
+            Form::Codes(_) if !body.contains(name) && !embeds(name) => {}
             Form::Codes(p) => {
                 let scheme = scheme(p);
                 match groups.iter_mut().find(|(s, _)| *s == scheme) {

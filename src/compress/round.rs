@@ -3,14 +3,17 @@
 use super::choose::HALF;
 use super::{on_all, weights};
 use crate::format::Checkpoint;
+use crate::format::compressed::band;
 use crate::model::{Linear, Probe, Site, linears};
 use crate::quant::Packed;
-use crate::quant::round::{Gptq, Hessian, Spec, gptq, nearest};
+use crate::quant::round::{Factored, Gptq, Hessian, Spec, gptq, nearest, spectral};
+use crate::train::prune::{Decomposed, Keep, decompose};
 use crate::{Error, Result};
+use serde::Serialize;
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-/// Codes of linear layers by their tensors' names; those that stay in half precision have none.
+/// Codes of linear layers by their tensors' names, or of their factors by these' ([`band`]); those that stay in half precision have none.
 pub type Rounded = BTreeMap<String, Packed>;
 
 fn width(bits: &BTreeMap<String, u32>, l: &Linear) -> Result<u32> {
@@ -67,6 +70,68 @@ pub async fn by_outputs(
         tell(block + 1, blocks);
     }
     Ok(out)
+}
+
+/// Which pairs of singular vectors of a layer got how many bits.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub struct Bands {
+    /// Its tensor's name.
+    pub name: String,
+    /// Widths, falling, and how many pairs have each.
+    pub bands: Vec<(u32, usize)>,
+    /// Pairs there were; the others were left out.
+    pub of: usize,
+    /// Bits that it takes, scales and zero points among them.
+    pub cost: u64,
+}
+
+/// Takes every layer apart into its singular vectors and rounds those, each layer within the same bits per weight of the whole matrix
+/// ([`spectral`]); otherwise as [`by_outputs`]. The singular vectors of a layer that was trained by SST are those of its weight, whatever the
+/// last re-SVD left.
+///
+/// # Errors
+/// As [`spectral()`], [`Probe::hessians`] and [`decompose`]; [`Error::Request`] for a budget that is no number.
+pub async fn by_spectrum(
+    probe: &mut Probe,
+    checkpoint: &Checkpoint,
+    (bits_per_weight, widths): (f64, &[u32]),
+    (spec, options): (&Spec, &Gptq),
+    tell: &dyn Fn(usize, usize),
+) -> Result<(Rounded, Vec<Bands>)> {
+    if !(bits_per_weight.is_finite() && bits_per_weight > 0.0) {
+        return Err(Error::Request(format!("{bits_per_weight} bits per weight: give a number above 0")));
+    }
+    let all = linears(&checkpoint.config);
+    let blocks = all.last().map_or(0, |l| l.block + 1);
+    let context = probe.model().context().clone();
+    let (mut out, mut layers) = (BTreeMap::new(), Vec::new());
+    for block in 0..blocks {
+        let moments = probe.hessians(block).await?;
+        let members: Vec<&Linear> = all.iter().filter(|l| l.block == block).collect();
+        let shapes: Vec<_> = members.iter().map(|l| (l.name.clone(), l.rows, l.cols)).collect();
+        let weight = |name: &str, rows, cols| Ok(checkpoint.matrix(name, rows, cols)?.into_f32());
+        let apart = decompose(&context, &shapes, Keep::Energy(1.0), &weight).await?;
+        let wanted: Vec<(&Linear, &Decomposed)> = members.iter().copied().zip(&apart).collect();
+        let rounded = on_all(&wanted, |(l, d)| {
+            let k = d.vt.len() / d.n.max(1);
+            let factors = Factored { m: d.m, n: d.n, sigma: &d.sigma[..k], ut: &d.ut, vt: &d.vt };
+            let budget = (bits_per_weight * l.weights() as f64 * (1.0 + 1e-12)) as u64;
+            let moments = moments.get(&l.site).ok_or_else(|| Error::Request(format!("`{}`: no inputs were seen", l.name)))?;
+            spectral(&factors, (budget, widths), spec, moments, options).map_err(|e| named(l, e))
+        })?;
+        for (l, s) in members.iter().zip(rounded) {
+            probe.model().set_weight(&l.name, &s.values())?;
+            let bands = s.bands.iter().map(|b| (b.bits(), b.pairs())).collect();
+            layers.push(Bands { name: l.name.clone(), bands, of: s.of, cost: s.cost });
+            for (i, b) in s.bands.into_iter().enumerate() {
+                let (down, up) = band(l.stem(), i);
+                out.extend([(down, b.down), (up, b.up)]);
+            }
+        }
+        probe.advance(block)?;
+        tell(block + 1, blocks);
+    }
+    Ok((out, layers))
 }
 
 /// What a width makes of a layer's weights.

@@ -268,6 +268,16 @@ impl Checkpoint {
         }
     }
 
+    /// Rows of a matrix, as the file has them.
+    ///
+    /// # Errors
+    /// [`Error::MissingTensor`]; [`Error::Format`] for a tensor without dimensions.
+    pub fn rows(&self, name: &str) -> Result<usize> {
+        let packed = format!("{name}_packed");
+        let entry = self.tensor(if self.entries.contains_key(&packed) { &packed } else { name })?;
+        entry.shape.first().copied().ok_or_else(|| self.fail(entry, "has no dimensions where a matrix is wanted"))
+    }
+
     /// A vector of this length, in f32.
     pub fn vector(&self, name: &str, len: usize) -> Result<Vec<f32>> {
         let entry = self.tensor(name)?;

@@ -8,7 +8,9 @@
 //! | `NAME.weight_scale` | F16, BF16 or F32 | `rows x groups`, or 1 | |
 //! | `NAME.weight_zero_point` | I32 | `ceil(rows b / 32) x groups` | zero points as streams down the columns; none: `2^(b-1)` |
 //! | with one for the whole matrix | I8 | 1 | the zero point less `2^(b-1)` |
-//! | `NAME.weight_shape` | I64 | 2 | rows, columns |
+//! | `NAME.weight_shape` | I64 | 2, or 3 | rows, columns; of fewer than 32 columns (an addition of this crate) the width, which words would not tell |
+//!
+//! Factors of a layer lie band by band, each side of it in this layout too: [`band`].
 //!
 //! A weight is `scale (code - zero point)`. Since version 0.20 of that project codes may cross words; before, 3-, 5- and 6-bit codes were
 //! padded to whole words, which has another number of words and is refused here.
@@ -16,6 +18,12 @@
 use super::checkpoint::{Checkpoint, Encoding};
 use crate::error::{Error, Result};
 use crate::quant::{Packed, QuantFormat, Scales};
+
+/// Names of the two sides of a layer's band: pairs of singular vectors of one width (an addition of this crate; no other program reads it).
+/// The first is `pairs x inputs`, times the singular values; the second `outputs x pairs`; each is stored as above.
+pub fn band(stem: &str, i: usize) -> (String, String) {
+    (format!("{stem}.v.{i}.weight"), format!("{stem}.u.{i}.weight"))
+}
 
 /// Values of `bits` bits as a stream, low bits first.
 pub fn pack_stream(values: impl Iterator<Item = u32>, bits: u32) -> Vec<u32> {
@@ -125,16 +133,15 @@ pub(super) fn read(c: &Checkpoint, name: &str, rows: usize, cols: usize) -> Resu
     if packed.shape != [rows, per_row] || per_row == 0 {
         return Err(fault(format!("has shape {:?} where the configuration asks for {rows} rows", packed.shape)));
     }
-    if c.has(&part("shape")) {
-        let shape = long(c, &part("shape"))?;
-        if shape != [rows as i64, cols as i64] {
-            return Err(fault(format!("is of {shape:?} weights where the configuration asks for [{rows}, {cols}]")));
-        }
+    let shape = if c.has(&part("shape")) { long(c, &part("shape"))? } else { vec![rows as i64, cols as i64] };
+    if !shape.starts_with(&[rows as i64, cols as i64]) {
+        return Err(fault(format!("is of {shape:?} weights where the configuration asks for [{rows}, {cols}]")));
     }
-    let bits = (2..=8).find(|b| (cols * b).div_ceil(32) == per_row && *b != 7);
-    let bits = bits.ok_or_else(|| {
+    let said = shape.get(2).copied();
+    let fits = |b: &u32| (cols * *b as usize).div_ceil(32) == per_row && *b != 7 && said.is_none_or(|s| s == i64::from(*b));
+    let bits = (2..=8).find(fits).ok_or_else(|| {
         fault(format!("{per_row} words for rows of {cols} are no codes of 2 to 6 or 8 bits without gaps: save the model anew with compressed-tensors 0.20"))
-    })? as u32;
+    })?;
     let scale = c.tensor(&part("scale"))?;
     let groups = scale.shape.get(1).copied().unwrap_or(1);
     let tensor_wide = scale.elements() == 1;

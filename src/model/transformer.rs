@@ -1,9 +1,9 @@
 //! One description for Llama, OPT and BERT on the device, and the plans that run it.
 
 use super::linears::Site;
-use super::weights::{DeviceMatrix, DeviceNorm, Graph, Weight};
-use crate::Result;
+use super::weights::{Band, DeviceMatrix, DeviceNorm, Graph, Weight};
 use crate::gpu::Buffer;
+use crate::kernel::activate::activate;
 use crate::kernel::attention::{Keys, attention};
 use crate::kernel::embedding::{Ids, embedding};
 use crate::kernel::gate::gate;
@@ -12,6 +12,7 @@ use crate::kernel::norm::{Rows, norm};
 use crate::kernel::rope::{Angles, Cache, Pairing, Qkv, rope};
 use crate::plan::SlotId;
 use crate::tensor::Tensor;
+use crate::{Error, Result};
 use std::sync::Arc;
 
 /// A transformer's weights on the device.
@@ -370,13 +371,31 @@ fn product(g: &mut Graph, label: &str, x: &Tensor, w: &Weight, y: &Tensor, fused
             let w = g.matrix(m);
             linear(&mut g.b, label, x, &w, y, &fused)
         }
-        Weight::Factors { down, up } => {
-            let z = g.b.transient("x V", x.rows, down.rows);
-            let (down, up) = (g.matrix(down), g.matrix(up));
-            linear(&mut g.b, &format!("{label} V"), x, &down, &z, &Fused { norm: fused.norm, ..Default::default() })?;
-            linear(&mut g.b, &format!("{label} U"), &z, &up, y, &Fused { norm: None, ..fused })
-        }
+        Weight::Factors(bands) => through(g, label, x, bands, y, fused),
     }
+}
+
+/// `y = sum over bands of (x downᵀ) upᵀ` and what is fused with it. All of `x downᵀ` is needed for any of y, so there are two products a
+/// band; codes are decoded in both.
+fn through(g: &mut Graph, label: &str, x: &Tensor, bands: &[Band], y: &Tensor, fused: Fused) -> Result<()> {
+    // An activation is of the whole sum.
+    let late = bands.len() > 1 && fused.activation != Activation::None;
+    if late && !matches!(fused.residual, Residual::None) {
+        return Err(Error::shape("linear", format!("{label}: an activation before a residual, of factors in {} widths", bands.len())));
+    }
+    let sum = if late { g.b.transient("sum", y.rows, y.cols) } else { *y };
+    for (i, Band { down, up }) in bands.iter().enumerate() {
+        let z = g.b.transient("x V", x.rows, down.rows);
+        let (down, up) = (g.matrix(down), g.matrix(up));
+        linear(&mut g.b, &format!("{label} V"), x, &down, &z, &Fused { norm: fused.norm, ..Default::default() })?;
+        let with = match i {
+            0 if late => Fused { norm: None, activation: Activation::None, ..fused },
+            0 => Fused { norm: None, ..fused },
+            _ => Fused { residual: Residual::InPlace, ..Default::default() },
+        };
+        linear(&mut g.b, &format!("{label} U"), &z, &up, &sum, &with)?;
+    }
+    if late { activate(&mut g.b, label, fused.activation, &sum, y) } else { Ok(()) }
 }
 
 /// Each part into an output of its own; the biases lie end to end.

@@ -1,5 +1,6 @@
 //! Weights on the device, and how plans refer to them.
 
+use crate::format::compressed::band;
 use crate::format::{Checkpoint, HostMatrix};
 use crate::gpu::{Buffer, Context};
 use crate::kernel::add::add;
@@ -38,21 +39,25 @@ impl DeviceMatrix {
 #[derive(Debug)]
 pub(crate) enum Weight {
     Whole(DeviceMatrix),
-    /// `W = up down`, of `k` singular values, which `up` has been multiplied by: `k (rows + cols)` numbers instead of
-    /// `rows cols`, and a product more.
-    Factors {
-        /// Vᵀ, `k x cols`.
-        down: DeviceMatrix,
-        /// `U diag(sigma)`, `rows x k`.
-        up: DeviceMatrix,
-    },
+    /// `W = sum of up down`, of `k` singular values in all: `k (rows + cols)` numbers instead of `rows cols`, and a product more. One band
+    /// at least; several where their bits differ.
+    Factors(Vec<Band>),
+}
+
+/// Pairs of singular vectors in one format; one side has been multiplied by the singular values.
+#[derive(Debug)]
+pub(crate) struct Band {
+    /// `k x cols`.
+    pub(crate) down: DeviceMatrix,
+    /// `rows x k`.
+    pub(crate) up: DeviceMatrix,
 }
 
 impl Weight {
     pub(crate) fn rows(&self) -> usize {
         match self {
             Self::Whole(m) => m.rows,
-            Self::Factors { up, .. } => up.rows,
+            Self::Factors(bands) => bands[0].up.rows,
         }
     }
 }
@@ -200,12 +205,16 @@ impl<'a> Loader<'a> {
     /// What the names of a weight's factors begin with, where the file has those instead of the weight.
     fn factored<'n>(&self, name: &'n str) -> Option<&'n str> {
         let stem = name.strip_suffix(".weight")?;
-        (!self.checkpoint.has(name) && self.checkpoint.has(&format!("{stem}.sigma"))).then_some(stem)
+        let there = || self.checkpoint.has(&format!("{stem}.sigma")) || self.checkpoint.has(&band(stem, 0).0);
+        (!self.checkpoint.has(name) && there()).then_some(stem)
     }
 
-    /// A weight, or its factors `NAME.u` (`k x rows`), `NAME.sigma` and `NAME.v` (`k x cols`).
+    /// A weight, or its factors: `NAME.u` (`k x rows`), `NAME.sigma` and `NAME.v` (`k x cols`), or rounded ones band by band.
     pub(crate) fn weight(&mut self, name: &str, rows: usize, cols: usize) -> Result<Weight> {
         let Some(stem) = self.factored(name) else { return self.matrix(name, rows, cols).map(Weight::Whole) };
+        if self.checkpoint.has(&band(stem, 0).0) {
+            return self.bands(stem, rows, cols).map(Weight::Factors);
+        }
         let part = |p: &str| format!("{stem}.{p}");
         let k = self.checkpoint.tensor(&part("sigma"))?.elements() as usize;
         let sigma = self.checkpoint.vector(&part("sigma"), k)?;
@@ -213,7 +222,18 @@ impl<'a> Loader<'a> {
         let scaled = (0..rows * k).map(|e| (u[e % k * rows + e / k] * sigma[e % k]).to_bits()).collect();
         let up = self.upload(Planes { format: Format::F32, data: scaled, scales: Vec::new() }, rows, k)?;
         (0..2).for_each(|_| self.step());
-        Ok(Weight::Factors { down: self.matrix(&part("v"), k, cols)?, up })
+        Ok(Weight::Factors(vec![Band { down: self.matrix(&part("v"), k, cols)?, up }]))
+    }
+
+    fn bands(&mut self, stem: &str, rows: usize, cols: usize) -> Result<Vec<Band>> {
+        let mut out = Vec::new();
+        while let (down, up) = band(stem, out.len())
+            && self.checkpoint.has(&down)
+        {
+            let k = self.checkpoint.rows(&down)?;
+            out.push(Band { down: self.matrix(&down, k, cols)?, up: self.matrix(&up, rows, k)? });
+        }
+        Ok(out)
     }
 
     /// A matrix as it is stored, or with `whole` in f32.

@@ -1,12 +1,14 @@
-//! From weights to codes: by rounding to the nearest, or so that the outputs on given inputs stay near (GPTQ).
+//! From weights to codes: by rounding to the nearest, or so that the outputs on given inputs stay near (GPTQ); whole, or as factors.
 //!
 //! A group of weights `w` has a scale `s` and a zero point `z`, and `q = clamp(round(w / s) + z, 0, 2^b - 1)`, halves to even. The
 //! range of a group always holds 0, so that zeros stay zeros; the scale is rounded to how it is stored before codes are computed
 //! with it.
 
 mod gptq;
+mod spectral;
 
 pub use gptq::{Gptq, Hessian, gptq};
+pub use spectral::{Band, Factored, PAIRS, Spectral, spectral};
 
 use half::f16;
 

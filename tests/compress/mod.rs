@@ -4,6 +4,7 @@ mod budget;
 mod choose;
 mod files;
 mod scores;
+mod spectral;
 
 use crate::kernels::context;
 use crate::models::fixture;

@@ -4,3 +4,4 @@ mod allocate;
 mod prune;
 mod round;
 mod similarity;
+mod spectral;

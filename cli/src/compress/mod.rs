@@ -6,6 +6,7 @@ pub(crate) mod options;
 pub(crate) mod quantize;
 mod report;
 pub(crate) mod sensitivity;
+mod spectral;
 
 use crate::common::{self, Global, Loaded, bar, load_open, on_bar, read_text};
 use anyhow::{Context as _, Result, bail};

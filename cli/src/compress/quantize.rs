@@ -27,20 +27,23 @@ enum Preset {
 pub(crate) struct Args {
     /// A folder, a file, or a Hugging Face repository id
     #[arg(long)]
-    model: String,
+    pub(super) model: String,
     #[command(flatten)]
-    budget: BudgetArgs,
+    pub(super) budget: BudgetArgs,
     #[command(flatten)]
-    score: ScoreArgs,
+    pub(super) score: ScoreArgs,
     /// All options of a known way of doing it
     #[arg(long, value_enum)]
     preset: Option<Preset>,
+    /// Layers as singular vectors, more bits for those that carry more, the least left out; each layer within --bpw. Only etalon reads it
+    #[arg(long, conflicts_with_all = ["preset", "scores", "alloc", "pin", "floor", "bytes", "bytes_of", "no_count_metadata"])]
+    spectral: bool,
     /// Scores of `sensitivity`, or of an earlier run with the same options: read if the file is there, else measured and written
     #[arg(long, value_name = "FILE.json")]
     scores: Option<PathBuf>,
     /// Widths to choose from; 16 is half precision
     #[arg(long, value_name = "BITS", value_delimiter = ',', default_values_t = WIDTHS)]
-    bits: Vec<u32>,
+    pub(super) bits: Vec<u32>,
     /// How widths are found: dp, lagrange, greedy, clusters[:16,8,4], classes[:16,8,4], uniform, random[:SEED], ends-first
     #[arg(long, value_name = "SEARCH", value_parser = search, default_value = "dp")]
     alloc: Search,
@@ -55,20 +58,20 @@ pub(crate) struct Args {
     refine: usize,
     /// GPTQ: inputs by falling importance
     #[arg(long)]
-    act_order: bool,
+    pub(super) act_order: bool,
     /// Bits of embeddings and of a head of its own: 16, or a width
     #[arg(long, value_name = "BITS", default_value_t = HALF)]
-    embedding_bits: u32,
+    pub(super) embedding_bits: u32,
     /// Text to judge the result by [default: the calibration text, which flatters it]
     #[arg(long, value_name = "FILE")]
-    check: Option<PathBuf>,
+    pub(super) check: Option<PathBuf>,
     /// Tokens of it
     #[arg(long, value_name = "N", default_value_t = 4096)]
-    check_tokens: usize,
+    pub(super) check_tokens: usize,
     /// Folder of the model that is written, in compressed-tensors' layout, with report.html and report.json; or a .gguf file, for models
     /// that came from one: there widths are 4, 5, 8 and 16 (Q4_0, Q5_0, Q8_0, F16)
     #[arg(long, value_name = "DIR|FILE.gguf")]
-    out: PathBuf,
+    pub(super) out: PathBuf,
 }
 
 /// Everything that was decided by options.
@@ -84,6 +87,9 @@ struct Plan {
 }
 
 pub(crate) fn run(g: &Global, args: &Args) -> Result<()> {
+    if args.spectral {
+        return super::spectral::run(g, args);
+    }
     let start = Instant::now();
     let subject = Subject::open(g, &args.model)?;
     let plan = plan(&subject, args)?;

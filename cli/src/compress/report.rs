@@ -98,7 +98,7 @@ fn units(r: &Report<'_>) -> Value {
 }
 
 /// How far the written model is from the one that it was made of.
-fn quality(subject: &Subject, model: &Arc<Model>, texts: &[Sequence]) -> Result<Value> {
+pub(super) fn quality(subject: &Subject, model: &Arc<Model>, texts: &[Sequence]) -> Result<Value> {
     let (before, c) = (&subject.model, &subject.context);
     let tokens: usize = texts.iter().map(|t| t.tokens.len()).sum();
     let mean = |v: &[f64]| v.iter().sum::<f64>() / v.len().max(1) as f64;
@@ -149,7 +149,7 @@ fn classified(subject: &Subject, model: &Model, t: &Sequence) -> Result<Vec<f64>
 }
 
 /// Tokens a second, of the model with f32 weights and of the written one, on this adapter.
-fn speed(subject: &Subject, model: &Arc<Model>) -> Result<Value> {
+pub(super) fn speed(subject: &Subject, model: &Arc<Model>) -> Result<Value> {
     if !model.is_decoder() {
         return Ok(json!({}));
     }

@@ -3,7 +3,7 @@
 use super::{Draft, Grid, Spec};
 use crate::error::{Error, Result};
 use crate::quant::Packed;
-use crate::quant::dense::{axpy, factor, invert};
+use crate::quant::dense::{axpy, factor, invert, product};
 use std::ops::Range;
 
 /// Columns whose errors are passed on together.
@@ -31,6 +31,16 @@ impl Hessian {
     /// Of no inputs yet.
     pub fn new(cols: usize) -> Self {
         Self { cols, sum: vec![0.0; cols * cols], rows: 0 }
+    }
+
+    /// Of a sum that was made elsewhere, both triangles.
+    pub(super) fn from_sum(sum: Vec<f64>, rows: u64) -> Self {
+        Self { cols: sum.len().isqrt(), sum, rows }
+    }
+
+    /// `X H` of rows X.
+    pub(super) fn times(&self, rows: &[f64]) -> Vec<f64> {
+        product(rows, self.cols, &self.sum, self.cols)
     }
 
     /// Adds rows of inputs.

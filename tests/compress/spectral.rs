@@ -1,0 +1,107 @@
+//! Models whose layers were rounded as factors: what is written, read and run is what was rounded.
+
+use super::{checkpoint, open, probe, texts};
+use crate::format::tiny_llama;
+use crate::kernels::context;
+use etalon::compress::pack::{Beside, write};
+use etalon::compress::round::{Bands, by_spectrum};
+use etalon::format::compressed::band;
+use etalon::format::{Bytes, Checkpoint};
+use etalon::model::{Keep, Model, Sequence, linears};
+use etalon::quant::round::{Gptq, Granularity, Spec};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+fn folder(name: &str) -> PathBuf {
+    let path = std::env::temp_dir().join(format!("etalon-spectral-{}-{name}", std::process::id()));
+    let _ = std::fs::remove_dir_all(&path);
+    path
+}
+
+const WIDTHS: [u32; 6] = [2, 3, 4, 5, 6, 8];
+
+fn spec(symmetric: bool) -> Spec {
+    Spec { granularity: Granularity::Group(32), symmetric, ..Spec::default() }
+}
+
+/// Rounds and writes; the model as the probe left it, the layers, and the one that was read back.
+fn made(c: &Checkpoint, texts: &[Sequence], bits: f64, spec: &Spec, to: &Path) -> (Arc<Model>, Vec<Bands>, Arc<Model>) {
+    let rounded = open(c);
+    let mut probe = probe(&rounded, texts, Keep::Current);
+    let how = (spec, &Gptq::default());
+    let (codes, layers) = context().block_on(by_spectrum(&mut probe, c, (bits, &WIDTHS), how, &|_, _| {})).unwrap();
+    write(c, &codes, &Beside { half: false, embeddings: None }, to).unwrap();
+    let read = Model::load(&context(), &Checkpoint::open(to).unwrap(), &|_, _| {}).unwrap();
+    (rounded, layers, read)
+}
+
+fn logits(m: &Model, texts: &[Sequence]) -> Vec<f32> {
+    context().block_on(m.logits(texts)).unwrap().concat()
+}
+
+/// Norms before and after, grouped heads and gates, encoders; several widths a layer, activations after their sums. The tolerance is the
+/// tiny models': logits are of about 10.
+#[test]
+fn what_was_rounded_is_what_runs() {
+    for (i, name) in ["opt-preln", "opt-350m-like", "llama-gqa", "bert-mlm", "bert-seqcls"].into_iter().enumerate() {
+        let (c, to) = (checkpoint(name), folder(name));
+        let (rounded, layers, read) = made(&c, &texts(), 7.0, &spec(i % 2 == 1), &to);
+        let (a, b, before) = (logits(&rounded, &texts()), logits(&read, &texts()), logits(&open(&c), &texts()));
+        let d = crate::models::largest_difference(&a, &b);
+        assert!(d <= 1e-4, "{name}: off by {d:e}");
+        assert!(crate::models::largest_difference(&a, &before) > 1e-3, "{name}: nothing was rounded");
+        assert!(layers.iter().any(|l| l.bands.len() > 1), "{name}: one width for every layer is no test of several");
+        assert!(layers.iter().zip(linears(&c.config)).all(|(l, of)| l.cost <= 7 * of.weights() && l.name == of.name));
+        for d in context().block_on(read.verify(&[2, 30, 31, 32, 33])).unwrap() {
+            assert!(!d.label.is_empty());
+        }
+        std::fs::remove_dir_all(&to).unwrap();
+    }
+}
+
+/// Queries and keys of a GGUF model get Hugging Face's order in their U, and not in their V.
+#[test]
+fn factors_of_a_model_from_gguf() {
+    let file = Arc::new(Bytes::new("tiny.gguf", tiny_llama().build()));
+    let (c, to) = (Checkpoint::from_gguf(file).unwrap(), folder("gguf"));
+    let texts: Vec<Sequence> = vec![vec![0, 2, 3, 4, 7, 5, 6].into(), vec![6, 6, 2].into()];
+    let (rounded, _, read) = made(&c, &texts, 9.0, &spec(false), &to);
+    let d = crate::models::largest_difference(&logits(&rounded, &texts), &logits(&read, &texts));
+    assert!(d <= 1e-4, "off by {d:e}");
+    std::fs::remove_dir_all(&to).unwrap();
+}
+
+/// Half of a band is missing: the error names the tensor. A model of factors is not opened for changes.
+#[test]
+fn halves_of_bands_are_missed() {
+    let (c, to) = (checkpoint("opt-preln"), folder("missing"));
+    let rounded = open(&c);
+    let mut probe = probe(&rounded, &texts(), Keep::Current);
+    let (mut codes, _) =
+        context().block_on(by_spectrum(&mut probe, &c, (6.0, &WIDTHS), (&spec(false), &Gptq::default()), &|_, _| {})).unwrap();
+    write(&c, &codes, &Beside::default(), &to).unwrap();
+    let refused = Model::load_open(&context(), &Checkpoint::open(&to).unwrap(), &|_, _| {}).unwrap_err().to_string();
+    assert!(refused.contains("factors"), "{refused}");
+    std::fs::remove_dir_all(&to).unwrap();
+
+    let first = linears(&c.config).remove(0);
+    let (_, up) = band(first.stem(), 0);
+    codes.remove(&up);
+    let e = write(&c, &codes, &Beside::default(), &to).unwrap_err().to_string();
+    assert!(e.contains(&up), "{e}");
+    assert!(!to.join("model.safetensors").exists());
+    let _ = std::fs::remove_dir_all(&to);
+}
+
+#[test]
+fn budgets_that_hold_nothing_are_refused() {
+    let c = checkpoint("opt-preln");
+    let model = open(&c);
+    let mut probe = probe(&model, &texts(), Keep::Current);
+    let (spec, options) = (spec(false), Gptq::default());
+    for (bits, says) in [(0.2, "too small for factors"), (-1.0, "above 0"), (f64::NAN, "above 0")] {
+        let found = by_spectrum(&mut probe, &c, (bits, &WIDTHS), (&spec, &options), &|_, _| {});
+        let e = context().block_on(found).unwrap_err().to_string();
+        assert!(e.contains(says), "{e}");
+    }
+}
