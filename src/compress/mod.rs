@@ -7,6 +7,7 @@
 
 pub mod choose;
 pub mod gguf;
+pub mod gradient;
 pub mod pack;
 pub mod round;
 pub mod score;

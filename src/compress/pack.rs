@@ -236,7 +236,7 @@ fn has_zero_points(f: &QuantFormat) -> bool {
 }
 
 /// Which row of a file's tensor each row of ours is: GGUF's queries and keys lie in pairs that are rotated together, Hugging Face's in halves.
-fn order(c: &Checkpoint, name: &str, rows: usize) -> Option<Vec<usize>> {
+pub(super) fn order(c: &Checkpoint, name: &str, rows: usize) -> Option<Vec<usize>> {
     let Config::Llama(l) = &c.config else { return None };
     // The outputs of these; of factors those of U.
     let turned = [".q_proj.", ".k_proj."].iter().any(|p| name.split_once(p).is_some_and(|(_, part)| !part.starts_with("v.")));

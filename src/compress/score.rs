@@ -1,6 +1,7 @@
 //! How much of what a model says is lost where a part of it is rounded.
 
 use super::choose::{Chosen, HALF};
+use super::gradient::fisher;
 use super::round::Codes;
 use super::{Unit, UnitKind, fingerprint, on_all, units, weights};
 use crate::format::Checkpoint;
@@ -42,6 +43,9 @@ pub enum Score {
         /// Deviation of the noise as a part of the inputs' root mean square.
         epsilon: f64,
     },
+    /// TDMPQ by gradients: `sum F_i D_i^2 / 2`, F being the diagonal of the Fisher information ([`fisher`]) and D what rounding changes: the
+    /// second-order term of the divergence, in nats a token, without what weights do together. Decoders only.
+    Gradient,
     /// CMPQ: 1 - the similarity of a transformer layer's output to that of others, over tokens. It has no unit of loss; it scales the part of
     /// the outputs' sum of squares that rounding changes.
     Correlation {
@@ -224,7 +228,12 @@ pub async fn measure(
         Metric::Likelihood => likelihood(&probe.measure(0).await?)?,
     };
     let units = units(&checkpoint.config, scores.options.unit);
-    let mut job = Job { probe, checkpoint, codes, options: scores.options.clone(), base, moments: None, blocks: Vec::new() };
+    let mut job =
+        Job { probe, checkpoint, codes, options: scores.options.clone(), base, moments: None, blocks: Vec::new(), fisher: BTreeMap::new() };
+    if scores.options.score == Score::Gradient {
+        let texts: Vec<&[u32]> = probe.texts().collect();
+        job.fisher = fisher(probe.model().context(), checkpoint, &texts).await?;
+    }
     if let Score::Correlation { .. } = scores.options.score {
         let (blocks, chance) = job.correlations().await?;
         (job.blocks, scores.chance) = (blocks, Some(chance));
@@ -260,6 +269,8 @@ struct Job<'a> {
     moments: Option<(usize, Arc<BTreeMap<Site, Hessian>>)>,
     /// CMPQ's score of each block.
     blocks: Vec<f64>,
+    /// Of each tensor's weights.
+    fisher: BTreeMap<String, Vec<f32>>,
 }
 
 impl Job<'_> {
@@ -293,6 +304,10 @@ impl Job<'_> {
                 (loss, self.by_weights(unit, &before, loss / noise.max(f64::MIN_POSITIVE))?)
             }
             Score::InputNoise { pairs, epsilon } => self.input_noise(unit, &before, (number, pairs, epsilon)).await?,
+            Score::Gradient => {
+                let losses = self.by_fisher(unit, &before)?;
+                (losses.get(&3).or(losses.values().next()).copied().unwrap_or(0.0), losses)
+            }
             Score::Correlation { .. } => {
                 let (score, (whole, changes)) = (self.blocks[unit.block], self.by_outputs(unit, &before).await?);
                 (score, changes.into_iter().map(|(bits, change)| (bits, score * change / whole.max(f64::MIN_POSITIVE))).collect())
@@ -329,6 +344,18 @@ impl Job<'_> {
         let of_width = |bits: &u32| {
             let rounded = self.rounded(unit, *bits)?;
             Ok((*bits, slope * before.iter().zip(&rounded).map(|(w, r)| energy(w, r)).sum::<f64>()))
+        };
+        self.options.widths.iter().map(of_width).collect()
+    }
+
+    /// The second-order loss at all widths.
+    fn by_fisher(&self, unit: &Unit, before: &[Vec<f32>]) -> Result<BTreeMap<u32, f64>> {
+        let of = |f: &[f32], w: &[f32], r: &[f32]| -> f64 {
+            w.iter().zip(r).zip(f).map(|((a, b), f)| 0.5 * f64::from(*f) * (f64::from(*a) - f64::from(*b)).powi(2)).sum()
+        };
+        let of_width = |bits: &u32| {
+            let rounded = self.rounded(unit, *bits)?;
+            Ok((*bits, unit.linears.iter().zip(before).zip(&rounded).map(|((l, w), r)| of(&self.fisher[&l.name], w, r)).sum()))
         };
         self.options.widths.iter().map(of_width).collect()
     }

@@ -103,9 +103,14 @@ impl Probe {
         &self.model
     }
 
+    /// The texts, by length.
+    pub fn texts(&self) -> impl Iterator<Item = &[u32]> {
+        self.batches.iter().flat_map(|b| &b.texts).map(|t| t.tokens.as_slice())
+    }
+
     /// Tokens of all texts.
     pub fn tokens(&self) -> usize {
-        self.batches.iter().flat_map(|b| &b.texts).map(|t| t.tokens.len()).sum()
+        self.texts().map(<[u32]>::len).sum()
     }
 
     fn lane(&mut self, sequences: usize, rows: usize) -> Result<usize> {

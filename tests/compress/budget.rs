@@ -85,6 +85,7 @@ fn what_is_measured_and_improved_is_best() {
         ("PMPQ", Score::Pruning { sparsity: Some(0.3) }, 0.8),
         ("TDMPQ, weights", Score::WeightNoise { pairs: 2, bits: 3 }, 0.8),
         ("TDMPQ, inputs", Score::InputNoise { pairs: 1, epsilon: 0.05 }, 0.5),
+        ("TDMPQ, gradients", Score::Gradient, 0.8),
         // It has no unit of loss; how it ranks is reported, not promised.
         ("CMPQ", cmpq, -1.0),
     ];

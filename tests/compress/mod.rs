@@ -3,6 +3,7 @@
 mod budget;
 mod choose;
 mod files;
+mod gradient;
 mod scores;
 mod spectral;
 

@@ -30,7 +30,7 @@ pub(crate) struct Args {
     /// Bits per linear weight, scales and zero points counted
     #[arg(long, value_name = "BITS", value_delimiter = ',', required = true)]
     budgets: Vec<f64>,
-    /// Ways of choosing: uniform, random:SEED, ends-first; cmpq, pmpq, tdmpq, tdmpq-input, kl (each searched exactly); refined
+    /// Ways of choosing: uniform, random:SEED, ends-first; cmpq, pmpq, tdmpq, tdmpq-input, tdmpq-gradient, kl (each searched exactly); refined
     #[arg(long, value_name = "WAY", value_delimiter = ',', value_parser = way,
         default_value = "uniform,random:1,random:2,random:3,ends-first,cmpq,pmpq,tdmpq,kl,refined")]
     ways: Vec<Way>,
@@ -59,11 +59,12 @@ enum Way {
     Refined,
 }
 
-const SCORES: [(&str, ScoreName); 5] = [
+const SCORES: [(&str, ScoreName); 6] = [
     ("cmpq", ScoreName::Cmpq),
     ("pmpq", ScoreName::Pmpq),
     ("tdmpq", ScoreName::Tdmpq),
     ("tdmpq-input", ScoreName::TdmpqInput),
+    ("tdmpq-gradient", ScoreName::TdmpqGradient),
     ("kl", ScoreName::Kl),
 ];
 
@@ -76,7 +77,7 @@ fn way(text: &str) -> Result<Way, String> {
     }
     match super::options::search(text)? {
         found @ (Search::Uniform | Search::Random(_) | Search::EndsFirst) => Ok(Way::Blind(found)),
-        _ => Err("there are uniform, random:SEED, ends-first, cmpq, pmpq, tdmpq, tdmpq-input, kl and refined".into()),
+        _ => Err("there are uniform, random:SEED, ends-first, cmpq, pmpq, tdmpq, tdmpq-input, tdmpq-gradient, kl and refined".into()),
     }
 }
 

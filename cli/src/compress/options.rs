@@ -20,6 +20,8 @@ pub(crate) enum ScoreName {
     Tdmpq,
     /// CPTQuant's TDMPQ by noise on what layers read
     TdmpqInput,
+    /// CPTQuant's TDMPQ by gradients: what squares of them say of a change of the weights
+    TdmpqGradient,
     /// CPTQuant's CMPQ: how little a layer's output correlates with others'
     Cmpq,
 }
@@ -140,6 +142,7 @@ impl ScoreArgs {
             ScoreName::Kl => Score::Measured,
             ScoreName::Pmpq => Score::Pruning { sparsity: Some(self.sparsity).filter(|s| *s != 0.0) },
             ScoreName::Tdmpq => Score::WeightNoise { pairs: self.pairs, bits: self.noise_bits },
+            ScoreName::TdmpqGradient => Score::Gradient,
             ScoreName::TdmpqInput => Score::InputNoise { pairs: self.pairs, epsilon: self.epsilon },
             ScoreName::Cmpq => {
                 let measure = match self.cca {
