@@ -1,8 +1,8 @@
 //! How many bits each unit gets within a budget.
 
 use super::round::Codes;
-use super::score::{Scores, WIDTHS};
-use super::{Unit, fingerprint, on_all, units};
+use super::score::{Scores, UnitScore, WIDTHS};
+use super::{HALF, Unit, fingerprint, on_all, units};
 use crate::format::{Checkpoint, Config};
 use crate::model::{Linear, Model, Probe};
 use crate::quant::allocate::{self, Allocation, Choice};
@@ -10,9 +10,6 @@ use crate::quant::round::{Granularity, Spec};
 use crate::train::random::Random;
 use crate::{Error, Result};
 use std::collections::BTreeMap;
-
-/// Bits of a weight that is not rounded but stored in half precision.
-pub const HALF: u32 = 16;
 
 /// What a model may take.
 #[derive(Debug, Clone, Copy, PartialEq)]
@@ -94,6 +91,20 @@ impl Chosen {
     pub fn members(&self) -> impl Iterator<Item = (&Linear, u32)> {
         self.units.iter().zip(&self.bits).flat_map(|(u, bits)| u.linears.iter().map(move |l| (l, *bits)))
     }
+
+    /// The sum of the losses that scores expect of it, unit by unit.
+    ///
+    /// # Errors
+    /// [`Error::Request`] for scores of other units, or a width that losses are not known for.
+    pub fn expected(&self, scores: &Scores) -> Result<f64> {
+        let of = |((unit, bits), score): ((&Unit, &u32), &UnitScore)| match score.losses.get(bits) {
+            _ if unit.name != score.unit => Err(Error::Request(format!("scores of `{}` where `{}` was chosen for", score.unit, unit.name))),
+            _ if *bits == HALF => Ok(0.0),
+            Some(loss) => Ok(*loss),
+            None => Err(Error::Request(format!("`{}`: its loss at {bits} bits is not known", unit.name))),
+        };
+        self.units.iter().zip(&self.bits).zip(&scores.units).map(of).sum()
+    }
 }
 
 /// The largest group up to `wanted` (128, 64 or 32) that all linear layers' inputs are whole multiples of, as other programs want it.
@@ -145,7 +156,7 @@ pub fn choose(
     }
     let metadata = !matches!(budget, Budget::Linears { metadata: false, .. });
     let spec = &scores.options.spec;
-    let choices = |(unit, score): (&Unit, &super::score::UnitScore)| {
+    let choices = |(unit, score): (&Unit, &UnitScore)| {
         let of = |bits: &u32| {
             let loss = match *bits {
                 HALF => 0.0,

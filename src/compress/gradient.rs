@@ -1,7 +1,6 @@
 //! Gradients of a decoder's likelihood with respect to its linear weights, by the autograd that training uses.
 
-use super::pack::order;
-use super::weights;
+use super::{order, weights};
 use crate::format::{Checkpoint, Config};
 use crate::gpu::Context;
 use crate::model::{Linear, linears};

@@ -8,15 +8,19 @@
 pub mod choose;
 pub mod gguf;
 pub mod gradient;
+pub mod measure;
 pub mod pack;
 pub mod round;
 pub mod score;
 
-use crate::format::{Checkpoint, Config};
+use crate::format::{Checkpoint, Config, RopePairing};
 use crate::model::{Linear, Site, linears};
 use crate::train::random::hash;
 use crate::{Error, Result};
 use serde::{Deserialize, Serialize};
+
+/// Bits of a weight that is not rounded but stored in half precision.
+pub const HALF: u32 = 16;
 
 /// What gets one width.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
@@ -101,6 +105,18 @@ fn halves(name: &str, values: &[f32]) -> Result<Vec<u8>> {
         None => Ok(halves.iter().flat_map(|h| h.to_le_bytes()).collect()),
         Some(at) => Err(Error::shape("write", format!("`{name}`: element {at} is {}, beyond half precision: keep it in f32", values[at]))),
     }
+}
+
+/// Which row of a file's tensor each row of ours is: GGUF's queries and keys lie in pairs that are rotated together, Hugging Face's in halves.
+fn order(c: &Checkpoint, name: &str, rows: usize) -> Option<Vec<usize>> {
+    let Config::Llama(l) = &c.config else { return None };
+    // The outputs of these; of factors those of U.
+    let turned = [".q_proj.", ".k_proj."].iter().any(|p| name.split_once(p).is_some_and(|(_, part)| !part.starts_with("v.")));
+    if c.rope == RopePairing::Half || !turned {
+        return None;
+    }
+    let half = l.head_dim / 2;
+    Some((0..rows).map(|r| r / l.head_dim * l.head_dim + 2 * (r % l.head_dim % half) + r % l.head_dim / half).collect())
 }
 
 /// Runs `f` over the items on all processors; results in the order of the items, or the first error.

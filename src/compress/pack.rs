@@ -1,9 +1,9 @@
 //! Writing a rounded model as a folder that compressed-tensors (0.20 or later), and programs built on it, read.
 
-use super::halves;
 use super::round::Rounded;
+use super::{halves, order};
 use crate::format::compressed::{ScalePart, band, parts};
-use crate::format::{BertHead, Checkpoint, Config, Encoding, NewTensor, RopePairing, SafetensorsWriter, write_atomically};
+use crate::format::{BertHead, Checkpoint, Config, Encoding, NewTensor, SafetensorsWriter, write_atomically};
 use crate::model::linears;
 use crate::quant::round::{Spec, nearest};
 use crate::quant::{Packed, QuantFormat};
@@ -233,18 +233,6 @@ fn f32_scales(f: &QuantFormat) -> bool {
 
 fn has_zero_points(f: &QuantFormat) -> bool {
     matches!(f.scales, crate::quant::Scales::F16Zero | crate::quant::Scales::F32Zero)
-}
-
-/// Which row of a file's tensor each row of ours is: GGUF's queries and keys lie in pairs that are rotated together, Hugging Face's in halves.
-pub(super) fn order(c: &Checkpoint, name: &str, rows: usize) -> Option<Vec<usize>> {
-    let Config::Llama(l) = &c.config else { return None };
-    // The outputs of these; of factors those of U.
-    let turned = [".q_proj.", ".k_proj."].iter().any(|p| name.split_once(p).is_some_and(|(_, part)| !part.starts_with("v.")));
-    if c.rope == RopePairing::Half || !turned {
-        return None;
-    }
-    let half = l.head_dim / 2;
-    Some((0..rows).map(|r| r / l.head_dim * l.head_dim + 2 * (r % l.head_dim % half) + r % l.head_dim / half).collect())
 }
 
 fn reordered(c: &Checkpoint, name: &str, p: &Packed) -> Packed {

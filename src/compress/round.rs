@@ -1,7 +1,6 @@
 //! From chosen widths to codes.
 
-use super::choose::HALF;
-use super::{on_all, weights};
+use super::{HALF, on_all, weights};
 use crate::format::Checkpoint;
 use crate::format::compressed::band;
 use crate::model::{Linear, Probe, Site, linears};

@@ -2,7 +2,8 @@
 
 use super::{checkpoint, open, options, probe, scored, texts};
 use crate::kernels::context;
-use etalon::compress::choose::{Budget, Chosen, HALF, Search, choose, joint, refine};
+use etalon::compress::HALF;
+use etalon::compress::choose::{Budget, Chosen, Search, choose, joint, refine};
 use etalon::compress::round::Codes;
 use etalon::compress::score::{Score, Scores};
 use etalon::compress::{Unit, units};
@@ -31,7 +32,7 @@ fn budgets_are_kept_in_every_unit_that_they_come_in() {
         let found = of(Budget::Uniform(3), &search);
         assert!(found.cost <= uniform.cost, "{search:?}");
         if search == Search::Exact {
-            assert!(scores.expected(&found).unwrap() <= scores.expected(&uniform).unwrap() && found.exact);
+            assert!(found.expected(&scores).unwrap() <= uniform.expected(&scores).unwrap() && found.exact);
         }
         let bits = found.bits_per_weight();
         assert!(of(Budget::Linears { bits, metadata: true }, &search).cost <= found.cost, "{search:?}");

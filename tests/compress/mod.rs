@@ -9,8 +9,9 @@ mod spectral;
 
 use crate::kernels::context;
 use crate::models::fixture;
+use etalon::compress::measure::measure;
 use etalon::compress::round::Codes;
-use etalon::compress::score::{Options, Score, Scores, measure};
+use etalon::compress::score::{Options, Score, Scores};
 use etalon::format::Checkpoint;
 use etalon::model::{Keep, Model, Probe, Sequence};
 use etalon::quant::round::{Granularity, Spec};

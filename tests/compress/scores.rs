@@ -2,8 +2,9 @@
 
 use super::{checkpoint, open, options, probe, scored, texts};
 use crate::kernels::context;
+use etalon::compress::measure::measure;
 use etalon::compress::round::Codes;
-use etalon::compress::score::{Metric, Options, Score, Scores, measure};
+use etalon::compress::score::{Metric, Options, Score, Scores};
 use etalon::compress::{UnitKind, units, weights};
 use etalon::model::Keep;
 use etalon::quant::round::{Spec, nearest};

@@ -11,14 +11,20 @@ mod spectral;
 use crate::common::{self, Global, Loaded, bar, load_open, on_bar, read_text};
 use anyhow::{Context as _, Result, bail};
 use etalon::Context;
+use etalon::compress::measure::measure;
 use etalon::compress::round::Codes;
-use etalon::compress::score::{Options, Scores, measure};
+use etalon::compress::score::{Options, Scores};
 use etalon::compress::units;
 use etalon::format::{Checkpoint, Tokenizer, write_atomically};
 use etalon::model::{Keep, Model, Probe, Sequence};
 use etalon::quant::round::{Gptq, Spec};
 use std::path::Path;
 use std::sync::Arc;
+
+/// `quantize`, whole or as factors.
+pub(crate) fn quantize(g: &Global, args: &quantize::Args) -> Result<()> {
+    if args.spectral { spectral::run(g, args) } else { quantize::run(g, args) }
+}
 
 /// Fewer tokens of calibration than this say little.
 const FEW: usize = 512;

@@ -2,8 +2,9 @@
 
 use anyhow::{Context as _, Result, bail};
 use clap::{Args, ValueEnum};
+use etalon::compress::HALF;
 use etalon::compress::UnitKind;
-use etalon::compress::choose::{Budget, HALF, Search, granularity, group};
+use etalon::compress::choose::{Budget, Search, granularity, group};
 use etalon::compress::score::{Metric, Options, Score, WIDTHS};
 use etalon::format::Config;
 use etalon::quant::round::{Granularity, Spec};

@@ -1,12 +1,13 @@
 //! `quantize`: a model with as many bits for each part as a budget allows.
 
 use super::options::{BudgetArgs, GranularityName, RoundingName, Rule, ScoreArgs, UnitName, rule, search};
-use super::report::{self, Report};
+use super::report::{self, Refinement, Report};
 use super::{Subject, scores, texts};
 use crate::common::{Global, bar, on_bar};
 use anyhow::{Context as _, Result, bail};
 use clap::ValueEnum;
-use etalon::compress::choose::{Budget, Chosen, HALF, Search, choose, refine, restore};
+use etalon::compress::HALF;
+use etalon::compress::choose::{Budget, Chosen, Search, choose, refine, restore};
 use etalon::compress::pack::{Beside, beside, write};
 use etalon::compress::round::{Codes, Rounded, by_outputs, to_nearest};
 use etalon::compress::score::{Options, Scores, WIDTHS};
@@ -37,7 +38,7 @@ pub(crate) struct Args {
     preset: Option<Preset>,
     /// Layers as singular vectors, more bits for those that carry more, the least left out; each layer within --bpw. Only etalon reads it
     #[arg(long, conflicts_with_all = ["preset", "scores", "alloc", "pin", "floor", "bytes", "bytes_of", "no_count_metadata"])]
-    spectral: bool,
+    pub(super) spectral: bool,
     /// Scores of `sensitivity`, or of an earlier run with the same options: read if the file is there, else measured and written
     #[arg(long, value_name = "FILE.json")]
     scores: Option<PathBuf>,
@@ -86,10 +87,7 @@ struct Plan {
     gguf: bool,
 }
 
-pub(crate) fn run(g: &Global, args: &Args) -> Result<()> {
-    if args.spectral {
-        return super::spectral::run(g, args);
-    }
+pub(super) fn run(g: &Global, args: &Args) -> Result<()> {
     let start = Instant::now();
     let subject = Subject::open(g, &args.model)?;
     let plan = plan(&subject, args)?;
@@ -199,16 +197,6 @@ fn plan(subject: &Subject, args: &Args) -> Result<Plan> {
         beside: Beside { half: true, embeddings },
         gguf: as_gguf,
     })
-}
-
-/// How a choice was improved by measuring it.
-pub(super) struct Refinement {
-    /// Measured losses on the calibration text: as it was found, as it is, and uniform's.
-    pub(super) before: f64,
-    pub(super) after: f64,
-    pub(super) uniform: Option<f64>,
-    pub(super) measured: usize,
-    pub(super) fell_back: bool,
 }
 
 impl Plan {

@@ -1,10 +1,10 @@
 //! What a quantised model is like: its size, what it lost, how fast it is.
 
-use super::quantize::Refinement;
 use super::{Subject, html};
 use crate::common::{Global, bar, print, print_json};
 use anyhow::Result;
-use etalon::compress::choose::{Chosen, HALF};
+use etalon::compress::HALF;
+use etalon::compress::choose::Chosen;
 use etalon::compress::score::Scores;
 use etalon::format::{Checkpoint, write_atomically};
 use etalon::model::{Model, Sampling, Sequence, Session};
@@ -12,6 +12,16 @@ use serde_json::{Value, json};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Instant;
+
+/// How a choice was improved by measuring it.
+pub(super) struct Refinement {
+    /// Measured losses on the calibration text: as it was found, as it is, and uniform's.
+    pub(super) before: f64,
+    pub(super) after: f64,
+    pub(super) uniform: Option<f64>,
+    pub(super) measured: usize,
+    pub(super) fell_back: bool,
+}
 
 /// What there is to report.
 pub(super) struct Report<'a> {
@@ -66,7 +76,7 @@ pub(super) fn write(g: &Global, subject: &Subject, r: &Report<'_>, texts: Option
         "times_smaller_than_f16": 2.0 * size.elements as f64 / size.bytes as f64,
         "times_smaller_than_f32": 4.0 * size.elements as f64 / size.bytes as f64,
         "linear_weights_times_smaller_than_f16": 16.0 / r.chosen.bits_per_weight(),
-        "widths": widths(r.chosen), "units": units(r), "exact": r.chosen.exact, "predicted_loss": r.scores.expected(r.chosen)?,
+        "widths": widths(r.chosen), "units": units(r), "exact": r.chosen.exact, "predicted_loss": r.chosen.expected(r.scores)?,
         "refinement": r.refined.as_ref().map(|r| json!({
             "before": r.before, "after": r.after, "uniform": r.uniform, "runs": r.measured, "fell_back_to_uniform": r.fell_back,
         })),
