@@ -1,4 +1,4 @@
-//! Mixed precision, from a model to a file: how sensitive each part is ([`score`]), how many bits it gets within a budget ([`choose`]),
+//! Mixed precision, from a model to a file: how sensitive each part is ([`mod@score`], found by [`mod@measure`]), how many bits it gets within a budget ([`choose`]),
 //! rounding ([`round`]) and writing it ([`pack`], [`gguf`]).
 //!
 //! The three scores of CPTQuant (arXiv 2412.03599) are here, made well defined: correlation between layers (CMPQ), pruning (PMPQ),

@@ -57,7 +57,7 @@ pub enum Score {
 /// What counts as loss.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Metric {
-    /// [`Loss::change`]: the divergence from what the model said before, or the distance of its embeddings.
+    /// [`Loss::change`](crate::model::Loss::change): the divergence from what the model said before, or the distance of its embeddings.
     Change,
     /// The rise of the negative log-likelihood of the calibration texts, in nats: decoders only.
     Likelihood,
@@ -74,7 +74,7 @@ pub struct Options {
     pub unit: UnitKind,
     /// How weights are rounded, but for the width: the group that a scale is for, and so on.
     pub spec: Spec,
-    /// Tokens that codes are fitted to ([`Codes::Fitted`]); 0: the nearest ones.
+    /// Tokens that codes are fitted to ([`Codes::Fitted`](super::round::Codes::Fitted)); 0: the nearest ones.
     pub fitted_to: usize,
     /// Widths that losses are wanted for.
     pub widths: Vec<u32>,
