@@ -84,3 +84,18 @@ proptest! {
         prop_assert!(plan.dispatches() >= pieces.min(longest).div_ceil(2), "{} dispatches for {pieces} pieces", plan.dispatches());
     }
 }
+
+/// What is staged for uploads is let go on the way: many small buffers take little more than their own bytes before anything runs.
+#[test]
+fn uploads_do_not_pile_up() {
+    let c = pollster::block_on(etalon::Context::new(&etalon::ContextOptions::default())).unwrap();
+    let allocated = || c.device().generate_allocator_report().map(|r| r.total_allocated_bytes);
+    // Not every backend tells.
+    let Some(before) = allocated() else { return };
+    let words = vec![7u32; 1 << 20];
+    let kept: Vec<_> = (0..24).map(|_| c.upload("test", &words).unwrap()).collect();
+    let more = allocated().unwrap() - before;
+    let own: u64 = kept.iter().map(|b| b.size()).sum();
+    // 8 MiB wait for a submission, and one buffer may be on its way.
+    assert!(more >= own && more <= own + (12 << 20), "{more} bytes for {own}");
+}

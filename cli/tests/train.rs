@@ -33,6 +33,11 @@ fn a_killed_run_goes_on_to_the_same_bytes() {
     child.kill().unwrap();
     child.wait().unwrap();
     assert!(!killed.join("model.safetensors").exists());
+    // Whoever only looks at a run, which may be going on, leaves its log alone, lines beyond the checkpoint too.
+    let log = || std::fs::read(killed.join("log.jsonl")).unwrap();
+    let before = log();
+    succeed(etalon(&["merge", killed.to_str().unwrap(), "--out", folder.join("looked").to_str().unwrap()]));
+    assert!(log() == before, "merge changed the log");
     succeed(etalon(&["train", "--resume", killed.to_str().unwrap()]));
     let model = |folder: &Path| std::fs::read(folder.join("model.safetensors")).unwrap();
     assert!(model(&whole) == model(&killed), "the models differ");

@@ -9,9 +9,10 @@ use futures_channel::oneshot;
 use std::collections::BTreeSet;
 use std::ops::Range;
 use std::path::PathBuf;
+use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
 use std::sync::{Arc, Mutex};
 
-/// Uploads go in slices of this size, so that the driver's staging memory stays bounded.
+/// Uploads go in slices of this size, and are submitted once they have staged as much, so that the driver's staging memory stays bounded.
 const UPLOAD_SLICE: usize = 8 << 20;
 
 #[cfg(not(target_arch = "wasm32"))]
@@ -51,6 +52,8 @@ struct Inner {
     driver_cache: DriverCache,
     accounting: Arc<Accounting>,
     workspace: Arc<Mutex<Workspace>>,
+    /// Bytes written since a submission on their account.
+    staged: AtomicUsize,
 }
 
 /// Transient buffers, shared by every plan of the context; grown to the largest.
@@ -81,7 +84,14 @@ impl Context {
             (required_features(&adapter), required_limits(&adapter))
         };
         let (device, queue) = adapter
-            .request_device(&wgpu::DeviceDescriptor { label: Some("etalon"), required_features, required_limits, ..Default::default() })
+            .request_device(&wgpu::DeviceDescriptor {
+                label: Some("etalon"),
+                required_features,
+                required_limits,
+                // A model's weights are few large buffers: blocks of 256 MB to cut small ones from would be half empty.
+                memory_hints: wgpu::MemoryHints::MemoryUsage,
+                ..Default::default()
+            })
             .await
             .map_err(|e| Error::Device { what: format!("opening {}", adapter.get_info().name), message: e.to_string() })?;
         let facts = Facts::of(&device);
@@ -155,6 +165,7 @@ impl Context {
             driver_cache,
             accounting: Arc::default(),
             workspace: Arc::default(),
+            staged: AtomicUsize::new(0),
         }))
     }
 
@@ -255,14 +266,30 @@ impl Context {
         let buffer = self.storage(label, 4 * words.len() as u64)?;
         let bytes: &[u8] = bytemuck::cast_slice(words);
         for (i, slice) in bytes.chunks(UPLOAD_SLICE).enumerate() {
-            self.0.queue.write_buffer(buffer.raw(), (i * UPLOAD_SLICE) as u64, slice);
-            if bytes.len() > UPLOAD_SLICE {
-                // Without a submission in between, the staging copies of all slices would pile up.
-                self.0.queue.submit([]);
-                self.tick();
-            }
+            self.stage(&buffer, (i * UPLOAD_SLICE) as u64, slice);
         }
         Ok(buffer)
+    }
+
+    /// Without a submission in between, the staging copies of all that is written would pile up: of a model's weights, as much again.
+    fn stage(&self, buffer: &Buffer, offset: u64, bytes: &[u8]) {
+        self.0.queue.write_buffer(buffer.raw(), offset, bytes);
+        if self.0.staged.fetch_add(bytes.len(), Relaxed) + bytes.len() >= UPLOAD_SLICE {
+            self.0.staged.store(0, Relaxed);
+            self.0.queue.submit([]);
+            self.settle();
+        }
+    }
+
+    /// Lets go of staging copies: on a device of our own those of all submissions, else of those that have run.
+    fn settle(&self) {
+        #[cfg(not(target_arch = "wasm32"))]
+        if self.0.owned {
+            // A lost device shows in the operation that waits for it, not here.
+            let _ = self.0.device.poll(wgpu::PollType::wait_indefinitely());
+            return;
+        }
+        self.tick();
     }
 
     /// Writes words at a byte offset (a multiple of 4). Takes effect before the next submission as a whole.
@@ -274,7 +301,7 @@ impl Context {
         if !offset.is_multiple_of(4) || end > buffer.size() {
             return Err(Error::Request(format!("a write of bytes {offset}..{end} into a buffer of {} bytes", buffer.size())));
         }
-        self.0.queue.write_buffer(buffer.raw(), offset, bytemuck::cast_slice(words));
+        self.stage(buffer, offset, bytemuck::cast_slice(words));
         Ok(())
     }
 

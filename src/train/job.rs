@@ -125,6 +125,8 @@ pub struct Job {
     /// Losses and norms of the steps so far, and evaluations.
     steps: Vec<(f32, f32)>,
     evaluations: Vec<(usize, f64)>,
+    /// The part of the log that the checkpoint knows of, until the run goes on: whoever only looks at a run leaves its files alone.
+    kept: Option<String>,
 }
 
 /// A line of the log.
@@ -226,7 +228,7 @@ impl Job {
         let starts = valid_starts(corpus.valid.len(), o.context);
         let batches = (starts.len() / o.sequences).clamp(1, settings.evaluate_batches.max(1));
         trainer.evaluate_on(&Data { tokens: corpus.valid.clone(), starts, examples: None }, batches)?;
-        Ok(Self { folder: folder.into(), settings, trainer, steps: Vec::new(), evaluations: Vec::new() })
+        Ok(Self { folder: folder.into(), settings, trainer, steps: Vec::new(), evaluations: Vec::new(), kept: None })
     }
 
     /// The run.
@@ -254,6 +256,9 @@ impl Job {
     pub async fn run(&mut self, watch: &mut (dyn FnMut(Event) -> Control + Send)) -> Result<Option<Outcome>> {
         let began = std::time::Instant::now();
         let path = self.folder.join("log.jsonl");
+        if let Some(text) = self.kept.take() {
+            write_atomically(&path, text.as_bytes())?;
+        }
         let file = std::fs::OpenOptions::new().create(true).append(true).open(&path).map_err(io(&path))?;
         let mut log = std::io::BufWriter::new(file);
         let total = self.settings.options.steps;
@@ -336,7 +341,7 @@ impl Job {
         }
     }
 
-    /// Keeps the part of the log that the checkpoint knows of.
+    /// Reads the part of the log that the checkpoint knows of.
     fn reread_log(&mut self) -> Result<()> {
         let path = self.folder.join("log.jsonl");
         let text = match std::fs::read_to_string(&path) {
@@ -358,7 +363,8 @@ impl Job {
             kept += line;
             kept.push('\n');
         }
-        write_atomically(&path, kept.as_bytes())
+        self.kept = Some(kept);
+        Ok(())
     }
 }
 
