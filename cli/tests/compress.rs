@@ -92,7 +92,8 @@ fn ways_of_choosing_are_compared() {
     assert!(cells.iter().all(|c| c["bits_per_weight"].as_f64() <= c["budget"].as_f64() && c["loss"].as_f64().unwrap() > 0.0));
     assert!(std::fs::read_to_string(dir.join("table.md")).unwrap().contains("Bits for the loss of one width for all, gptq"));
     for rounding in ["nearest", "gptq"] {
-        assert!(std::fs::read_to_string(dir.join(format!("frontier-{rounding}.svg"))).unwrap().contains("<svg"));
+        let svg = std::fs::read_to_string(dir.join(format!("frontier-{rounding}.svg"))).unwrap();
+        assert!(svg.contains("<svg") && svg.contains("4 times smaller than f16"));
     }
     // What is there is not judged again; nor is it taken for what another text would give.
     assert_eq!(run(), found);
@@ -104,7 +105,6 @@ fn ways_of_choosing_are_compared() {
     assert!(fail(c).contains("share text"));
 }
 
-/// The paper's way, and widths that are pinned.
 /// Factors within a budget, that run; more bits for pairs lose less, and what cannot be is said.
 #[test]
 fn layers_are_rounded_as_factors() {
@@ -130,6 +130,7 @@ fn layers_are_rounded_as_factors() {
     assert!(fail(gguf).contains("holds no factors") && !dir.join("x.gguf").exists());
 }
 
+/// The paper's way, and widths that are pinned.
 #[test]
 fn presets_and_pins() {
     let dir = scratch("preset");

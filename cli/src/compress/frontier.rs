@@ -51,6 +51,9 @@ pub(crate) struct Args {
     out: PathBuf,
 }
 
+/// Bits of a quarter of half precision.
+const QUARTER: f64 = 4.0;
+
 /// How widths are chosen.
 #[derive(Clone, Debug, PartialEq)]
 enum Way {
@@ -340,8 +343,9 @@ fn report(g: &Global, args: &Args, bench: &Bench<'_>, base: &Loss, cells: &[Cell
     let unit = if encoder { "1 - cosine" } else { "KL, nats" };
     for rounding in args.roundings.iter().map(|r| rounding_name(*r)) {
         let ending = format!(", {rounding}");
-        let own: Vec<plot::Series> =
+        let mut own: Vec<plot::Series> =
             series.iter().filter_map(|(name, points)| Some((name.strip_suffix(&ending)?.to_owned(), points.clone()))).collect();
+        own.extend(quarter(&own));
         let file = args.out.join(format!("frontier-{rounding}.svg"));
         plot::lines(&file, &format!("Size against loss{ending}"), "bits per linear weight", unit, true, &own)?;
     }
@@ -352,6 +356,14 @@ fn report(g: &Global, args: &Args, bench: &Bench<'_>, base: &Loss, cells: &[Cell
     write_atomically(&args.out.join("frontier.json"), &serde_json::to_vec_pretty(&json)?)?;
     write_atomically(&args.out.join("table.md"), md.as_bytes())?;
     if g.json { print_json(&json) } else { print(&md) }
+}
+
+/// A line where linear weights take a quarter of half precision, scales and zero points counted: only a mix of widths gets there.
+fn quarter(series: &[plot::Series]) -> Option<plot::Series> {
+    let all = || series.iter().flat_map(|s| &s.1);
+    let beside = |below: bool| all().any(|p| if below { p.0 <= QUARTER } else { p.0 >= QUARTER });
+    let ends = all().map(|p| p.1).filter(|loss| *loss > 0.0).fold((f64::INFINITY, 0.0), |(lo, hi): (f64, f64), l| (lo.min(l), hi.max(l)));
+    (beside(true) && beside(false)).then(|| ("4 times smaller than f16".into(), vec![(QUARTER, ends.0), (QUARTER, ends.1)]))
 }
 
 /// Bits that each way needs for the loss that uniform has at each of its budgets.
