@@ -119,7 +119,7 @@ fn run(cli: &Cli) -> anyhow::Result<()> {
         Command::Logits(args) => logits::run(g, args),
         Command::Verify(args) => verify::run(g, args),
         Command::Sensitivity(args) => compress::sensitivity::run(g, args),
-        Command::Quantize(args) => compress::quantize(g, args),
+        Command::Quantize(args) => compress::quantize::run(g, args),
         Command::Frontier(args) => compress::frontier::run(g, args),
         Command::Train(args) => train::run(g, args),
         Command::Compare(args) => train::compare::run(g, args),

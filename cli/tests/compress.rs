@@ -115,18 +115,22 @@ fn layers_are_rounded_as_factors() {
         c.args(["--out", text(&dir.join(budget))]).args(more);
         c
     };
-    let [few, many] = ["3.5", "6"].map(|b| json(quantize(b, &[])));
+    let [few, many] = ["3.5", "6"].map(|b| json(quantize(b, &["--alloc", "uniform"])));
     let number = |j: &Value, path: &str| j.pointer(path).and_then(Value::as_f64).unwrap_or_else(|| panic!("{path} of {j}"));
     assert!(number(&few, "/bits_per_linear_weight") <= 3.5 && number(&few, "/bits_per_linear_weight") > 3.0);
     assert!(number(&many, "/quality/mean_kl") < number(&few, "/quality/mean_kl") && number(&many, "/quality/mean_kl") > 0.0);
     assert!(number(&few, "/pairs_left_out") > number(&many, "/pairs_left_out"));
+    // Layers that matter more may take more.
+    let scored = json(quantize("3.5", &["--score", "tdmpq-gradient", "--rounding", "nearest"]));
+    assert!(number(&scored, "/bits_per_linear_weight") <= 3.5, "{scored}");
+    assert!(number(&scored, "/quality/mean_kl") < number(&few, "/quality/mean_kl"), "{scored} for {few}");
     let model = dir.join("6");
     assert!(!succeed(etalon(&["generate", "--model", text(&model), "--prompt", "It was", "--max-tokens", "4"])).trim().is_empty());
     assert!(succeed(etalon(&["inspect", text(&model)])).contains("q_proj.v.0.weight_packed"));
     let again = fail(etalon(&["quantize", "--model", text(&model), "--bpw", "4", "--alloc", "uniform", "--out", text(&dir.join("again"))]));
     assert!(again.contains("factors"), "{again}");
-    assert!(fail(quantize("0.1", &[])).contains("too small for factors"));
-    let gguf = on_nano("quantize", &["--spectral", "--bpw", "4", "--out", text(&dir.join("x.gguf"))]);
+    assert!(fail(quantize("0.1", &["--alloc", "uniform"])).contains("too small"));
+    let gguf = on_nano("quantize", &["--spectral", "--bpw", "4", "--alloc", "uniform", "--out", text(&dir.join("x.gguf"))]);
     assert!(fail(gguf).contains("holds no factors") && !dir.join("x.gguf").exists());
 }
 

@@ -84,22 +84,19 @@ pub struct Bands {
     pub cost: u64,
 }
 
-/// Takes every layer apart into its singular vectors and rounds those, each layer within the same bits per weight of the whole matrix
-/// ([`spectral`]); otherwise as [`by_outputs`]. The singular vectors of a layer that was trained by SST are those of its weight, whatever the
+/// Takes every layer apart into its singular vectors and rounds those within a budget of bits for each layer ([`spectral`]); otherwise as
+/// [`by_outputs`]. The singular vectors of a layer that was trained by SST are those of its weight, whatever the
 /// last re-SVD left.
 ///
 /// # Errors
-/// As [`spectral()`], [`Probe::hessians`] and [`decompose`]; [`Error::Request`] for a budget that is no number.
+/// As [`spectral()`], [`Probe::hessians`] and [`decompose`]; [`Error::Request`] for a layer without a budget.
 pub async fn by_spectrum(
     probe: &mut Probe,
     checkpoint: &Checkpoint,
-    (bits_per_weight, widths): (f64, &[u32]),
+    (budgets, widths): (&BTreeMap<String, u64>, &[u32]),
     (spec, options): (&Spec, &Gptq),
     tell: &dyn Fn(usize, usize),
 ) -> Result<(Rounded, Vec<Bands>)> {
-    if !(bits_per_weight.is_finite() && bits_per_weight > 0.0) {
-        return Err(Error::Request(format!("{bits_per_weight} bits per weight: give a number above 0")));
-    }
     let all = linears(&checkpoint.config);
     let blocks = all.last().map_or(0, |l| l.block + 1);
     let context = probe.model().context().clone();
@@ -114,9 +111,9 @@ pub async fn by_spectrum(
         let rounded = on_all(&wanted, |(l, d)| {
             let k = d.vt.len() / d.n.max(1);
             let factors = Factored { m: d.m, n: d.n, sigma: &d.sigma[..k], ut: &d.ut, vt: &d.vt };
-            let budget = (bits_per_weight * l.weights() as f64 * (1.0 + 1e-12)) as u64;
+            let budget = budgets.get(&l.name).ok_or_else(|| Error::Request(format!("no budget was given for `{}`", l.name)))?;
             let moments = moments.get(&l.site).ok_or_else(|| Error::Request(format!("`{}`: no inputs were seen", l.name)))?;
-            spectral(&factors, (budget, widths), spec, moments, options).map_err(|e| named(l, e))
+            spectral(&factors, (*budget, widths), spec, moments, options).map_err(|e| named(l, e))
         })?;
         for (l, s) in members.iter().zip(rounded) {
             probe.model().set_weight(&l.name, &s.values())?;

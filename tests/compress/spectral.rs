@@ -9,6 +9,7 @@ use etalon::format::compressed::band;
 use etalon::format::{Bytes, Checkpoint};
 use etalon::model::{Keep, Model, Sequence, linears};
 use etalon::quant::round::{Gptq, Granularity, Spec};
+use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -24,12 +25,17 @@ fn spec(symmetric: bool) -> Spec {
     Spec { granularity: Granularity::Group(32), symmetric, ..Spec::default() }
 }
 
+/// So many bits for every weight of each layer.
+fn budgets(c: &Checkpoint, bits: f64) -> BTreeMap<String, u64> {
+    linears(&c.config).into_iter().map(|l| (l.name.clone(), (bits * l.weights() as f64) as u64)).collect()
+}
+
 /// Rounds and writes; the model as the probe left it, the layers, and the one that was read back.
 fn made(c: &Checkpoint, texts: &[Sequence], bits: f64, spec: &Spec, to: &Path) -> (Arc<Model>, Vec<Bands>, Arc<Model>) {
     let rounded = open(c);
     let mut probe = probe(&rounded, texts, Keep::Current);
     let how = (spec, &Gptq::default());
-    let (codes, layers) = context().block_on(by_spectrum(&mut probe, c, (bits, &WIDTHS), how, &|_, _| {})).unwrap();
+    let (codes, layers) = context().block_on(by_spectrum(&mut probe, c, (&budgets(c, bits), &WIDTHS), how, &|_, _| {})).unwrap();
     write(c, &codes, &Beside { half: false, embeddings: None }, to).unwrap();
     let read = Model::load(&context(), &Checkpoint::open(to).unwrap(), &|_, _| {}).unwrap();
     (rounded, layers, read)
@@ -77,8 +83,9 @@ fn halves_of_bands_are_missed() {
     let (c, to) = (checkpoint("opt-preln"), folder("missing"));
     let rounded = open(&c);
     let mut probe = probe(&rounded, &texts(), Keep::Current);
-    let (mut codes, _) =
-        context().block_on(by_spectrum(&mut probe, &c, (6.0, &WIDTHS), (&spec(false), &Gptq::default()), &|_, _| {})).unwrap();
+    let (mut codes, _) = context()
+        .block_on(by_spectrum(&mut probe, &c, (&budgets(&c, 6.0), &WIDTHS), (&spec(false), &Gptq::default()), &|_, _| {}))
+        .unwrap();
     write(&c, &codes, &Beside::default(), &to).unwrap();
     let refused = Model::load_open(&context(), &Checkpoint::open(&to).unwrap(), &|_, _| {}).unwrap_err().to_string();
     assert!(refused.contains("factors"), "{refused}");
@@ -99,8 +106,10 @@ fn budgets_that_hold_nothing_are_refused() {
     let model = open(&c);
     let mut probe = probe(&model, &texts(), Keep::Current);
     let (spec, options) = (spec(false), Gptq::default());
-    for (bits, says) in [(0.2, "too small for factors"), (-1.0, "above 0"), (f64::NAN, "above 0")] {
-        let found = by_spectrum(&mut probe, &c, (bits, &WIDTHS), (&spec, &options), &|_, _| {});
+    let mut lacking = budgets(&c, 6.0);
+    lacking.pop_first();
+    for (budgets, says) in [(budgets(&c, 0.2), "too small for factors"), (lacking, "no budget was given")] {
+        let found = by_spectrum(&mut probe, &c, (&budgets, &WIDTHS), (&spec, &options), &|_, _| {});
         let e = context().block_on(found).unwrap_err().to_string();
         assert!(e.contains(says), "{e}");
     }

@@ -21,11 +21,6 @@ use etalon::quant::round::{Gptq, Spec};
 use std::path::Path;
 use std::sync::Arc;
 
-/// `quantize`, whole or as factors.
-pub(crate) fn quantize(g: &Global, args: &quantize::Args) -> Result<()> {
-    if args.spectral { spectral::run(g, args) } else { quantize::run(g, args) }
-}
-
 /// Fewer tokens of calibration than this say little.
 const FEW: usize = 512;
 

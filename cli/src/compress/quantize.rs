@@ -2,6 +2,7 @@
 
 use super::options::{BudgetArgs, GranularityName, RoundingName, Rule, ScoreArgs, UnitName, rule, search};
 use super::report::{self, Refinement, Report};
+use super::spectral::{self, Order};
 use super::{Subject, scores, texts};
 use crate::common::{Global, bar, on_bar};
 use anyhow::{Context as _, Result, bail};
@@ -12,8 +13,9 @@ use etalon::compress::pack::{Beside, beside, write};
 use etalon::compress::round::{Codes, Rounded, by_outputs, to_nearest};
 use etalon::compress::score::{Options, Scores, WIDTHS};
 use etalon::compress::{Unit, gguf, units};
-use etalon::model::{Keep, Probe, Sequence};
+use etalon::model::{Keep, Linear, Probe, Sequence};
 use etalon::quant::round::{Gptq, Spec};
+use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::time::Instant;
 
@@ -28,23 +30,24 @@ enum Preset {
 pub(crate) struct Args {
     /// A folder, a file, or a Hugging Face repository id
     #[arg(long)]
-    pub(super) model: String,
+    model: String,
     #[command(flatten)]
-    pub(super) budget: BudgetArgs,
+    budget: BudgetArgs,
     #[command(flatten)]
-    pub(super) score: ScoreArgs,
+    score: ScoreArgs,
     /// All options of a known way of doing it
     #[arg(long, value_enum)]
     preset: Option<Preset>,
-    /// Layers as singular vectors, more bits for those that carry more, the least left out; each layer within --bpw. Only etalon reads it
-    #[arg(long, conflicts_with_all = ["preset", "scores", "alloc", "pin", "floor", "bytes", "bytes_of", "no_count_metadata"])]
-    pub(super) spectral: bool,
+    /// Layers as singular vectors, more bits for those that carry more, the least left out: each layer within the bits of its chosen width
+    /// (--alloc uniform: within --bpw). Only etalon reads it
+    #[arg(long, conflicts_with = "preset")]
+    spectral: bool,
     /// Scores of `sensitivity`, or of an earlier run with the same options: read if the file is there, else measured and written
     #[arg(long, value_name = "FILE.json")]
     scores: Option<PathBuf>,
     /// Widths to choose from; 16 is half precision
     #[arg(long, value_name = "BITS", value_delimiter = ',', default_values_t = WIDTHS)]
-    pub(super) bits: Vec<u32>,
+    bits: Vec<u32>,
     /// How widths are found: dp, lagrange, greedy, clusters[:16,8,4], classes[:16,8,4], uniform, random[:SEED], ends-first
     #[arg(long, value_name = "SEARCH", value_parser = search, default_value = "dp")]
     alloc: Search,
@@ -59,20 +62,20 @@ pub(crate) struct Args {
     refine: usize,
     /// GPTQ: inputs by falling importance
     #[arg(long)]
-    pub(super) act_order: bool,
+    act_order: bool,
     /// Bits of embeddings and of a head of its own: 16, or a width
     #[arg(long, value_name = "BITS", default_value_t = HALF)]
-    pub(super) embedding_bits: u32,
+    embedding_bits: u32,
     /// Text to judge the result by [default: the calibration text, which flatters it]
     #[arg(long, value_name = "FILE")]
-    pub(super) check: Option<PathBuf>,
+    check: Option<PathBuf>,
     /// Tokens of it
     #[arg(long, value_name = "N", default_value_t = 4096)]
-    pub(super) check_tokens: usize,
+    check_tokens: usize,
     /// Folder of the model that is written, in compressed-tensors' layout, with report.html and report.json; or a .gguf file, for models
     /// that came from one: there widths are 4, 5, 8 and 16 (Q4_0, Q5_0, Q8_0, F16)
     #[arg(long, value_name = "DIR|FILE.gguf")]
-    pub(super) out: PathBuf,
+    out: PathBuf,
 }
 
 /// Everything that was decided by options.
@@ -87,7 +90,7 @@ struct Plan {
     gguf: bool,
 }
 
-pub(super) fn run(g: &Global, args: &Args) -> Result<()> {
+pub(crate) fn run(g: &Global, args: &Args) -> Result<()> {
     let start = Instant::now();
     let subject = Subject::open(g, &args.model)?;
     let plan = plan(&subject, args)?;
@@ -121,6 +124,23 @@ pub(super) fn run(g: &Global, args: &Args) -> Result<()> {
     let scored_s = start.elapsed().as_secs_f64();
     let (chosen, refined) = chosen(&subject, &plan, args, &scores, (probe.as_ref().map(|p| &p.0), &mut fit))?;
     drop((probe, fitted));
+    let (file, tokens) = (args.check.as_ref().or(args.score.calibration.as_ref()), args.check_tokens);
+    let judged = file.map(|f| texts(&subject.model, f, tokens, args.score.window)).transpose()?;
+    if args.spectral {
+        let order = Order {
+            model: &args.model,
+            budgets: budgets(&plan, &chosen),
+            widths: &plan.widths_to_fit(),
+            spec: plan.options.spec,
+            act_order: args.act_order,
+            beside: &plan.beside,
+            calibration: calibration(args.score.tokens)?,
+            judged,
+            own_text: args.check.is_some(),
+            out: &args.out,
+        };
+        return spectral::make(g, &subject, &order);
+    }
     let rounded = match plan.rounding {
         RoundingName::Nearest => nearest(&subject, &chosen, &plan.options.spec)?,
         RoundingName::Gptq => gptq(&subject, &chosen, &plan.options.spec, &calibration(args.score.tokens)?, args.act_order)?,
@@ -130,8 +150,6 @@ pub(super) fn run(g: &Global, args: &Args) -> Result<()> {
         false => write(&subject.checkpoint, &rounded, &plan.beside, &args.out)?,
     }
     let written_s = start.elapsed().as_secs_f64();
-    let (file, tokens) = (args.check.as_ref().or(args.score.calibration.as_ref()), args.check_tokens);
-    let judged = file.map(|f| texts(&subject.model, f, tokens, args.score.window)).transpose()?;
     let report = Report {
         model: &args.model,
         scores: &scores,
@@ -167,6 +185,13 @@ fn plan(subject: &Subject, args: &Args) -> Result<Plan> {
     }
     let mut options = of_score.options(&subject.checkpoint.config)?;
     let as_gguf = args.out.extension().is_some_and(|e| e == "gguf");
+    if args.spectral {
+        if as_gguf {
+            bail!("{}: a GGUF file holds no factors: give a folder", args.out.display());
+        }
+        // What would be measured and improved are whole weights.
+        refine = 0;
+    }
     if as_gguf {
         // Scores are of the codes that the file will hold.
         (options.spec, options.widths) = (gguf::SPEC, gguf::WIDTHS.to_vec());
@@ -242,6 +267,16 @@ fn chosen(subject: &Subject, plan: &Plan, args: &Args, scores: &Scores, (probe, 
     };
     spinner.finish_and_clear();
     Ok((better.chosen, Some(r)))
+}
+
+/// What each layer's factors may take: as much as its chosen width; with one width for all, the same bits for every weight.
+fn budgets(plan: &Plan, chosen: &Chosen) -> BTreeMap<String, u64> {
+    let of = |l: &Linear, bits: u32| match (&plan.search, plan.budget) {
+        (Search::Uniform, Budget::Linears { bits, metadata: true }) => (bits * l.weights() as f64 * (1.0 + 1e-12)) as u64,
+        _ if bits == HALF => 16 * l.weights(),
+        _ => Spec { bits, ..plan.options.spec }.stored_bits(l.rows, l.cols),
+    };
+    chosen.members().map(|(l, bits)| (l.name.clone(), of(l, bits))).collect()
 }
 
 fn nearest(subject: &Subject, chosen: &Chosen, spec: &Spec) -> Result<Rounded> {

@@ -1,72 +1,74 @@
 //! `quantize --spectral`: layers as factors, with more bits for the pairs of singular vectors that carry more.
 
-use super::quantize::Args;
+use super::Subject;
 use super::report::{quality, speed};
-use super::{Subject, texts};
 use crate::common::{Global, bar, on_bar, print, print_json};
-use anyhow::{Context as _, Result, bail};
-use etalon::compress::HALF;
-use etalon::compress::choose::{Budget, restore};
+use anyhow::Result;
+use etalon::compress::choose::restore;
 use etalon::compress::pack::{Beside, write};
 use etalon::compress::round::{Bands, by_spectrum};
 use etalon::format::{Checkpoint, TensorEntry, write_atomically};
-use etalon::model::{Keep, Model, linears};
+use etalon::model::{Keep, Linear, Model, Sequence, linears};
 use etalon::quant::round::{Gptq, Spec};
 use serde_json::{Value, json};
 use std::collections::BTreeMap;
+use std::path::Path;
 
-pub(super) fn run(g: &Global, args: &Args) -> Result<()> {
-    let Some(Budget::Linears { bits, metadata: true }) = args.budget.budget()? else {
-        bail!("--spectral wants bits per linear weight: give --bpw");
-    };
-    let calibration = args.score.calibration.as_ref().context("GPTQ needs a text: give --calibration")?;
-    if args.out.extension().is_some_and(|e| e == "gguf") {
-        bail!("{}: a GGUF file holds no factors: give a folder", args.out.display());
-    }
-    let widths: Vec<u32> = args.bits.iter().copied().filter(|b| *b != HALF).collect();
-    let subject = Subject::open(g, &args.model)?;
-    let spec = args.score.options(&subject.checkpoint.config)?.spec;
-    let texts_for = |file, tokens| texts(&subject.model, file, tokens, args.score.window);
+/// What is to be made.
+pub(super) struct Order<'a> {
+    pub(super) model: &'a str,
+    /// Bits of each layer, by its tensor's name.
+    pub(super) budgets: BTreeMap<String, u64>,
+    pub(super) widths: &'a [u32],
+    pub(super) spec: Spec,
+    pub(super) act_order: bool,
+    pub(super) beside: &'a Beside,
+    /// To fit to, and to judge by; whether these are others.
+    pub(super) calibration: Vec<Sequence>,
+    pub(super) judged: Option<Vec<Sequence>>,
+    pub(super) own_text: bool,
+    pub(super) out: &'a Path,
+}
+
+pub(super) fn make(g: &Global, subject: &Subject, o: &Order<'_>) -> Result<()> {
     let progress = bar(0, "rounding", "blocks");
-    let mut probe = subject.probe(&texts_for(calibration, args.score.tokens)?, Keep::Current)?;
-    let how = (&spec, &Gptq { act_order: args.act_order, ..Gptq::default() });
+    let mut probe = subject.probe(&o.calibration, Keep::Current)?;
+    let how = (&o.spec, &Gptq { act_order: o.act_order, ..Gptq::default() });
     let tell = on_bar(&progress);
-    let found = subject.context.block_on(by_spectrum(&mut probe, &subject.checkpoint, (bits, &widths), how, &tell));
+    let found = subject.context.block_on(by_spectrum(&mut probe, &subject.checkpoint, (&o.budgets, o.widths), how, &tell));
     restore(&subject.model, &subject.checkpoint)?;
     progress.finish_and_clear();
     drop(probe);
     let (rounded, layers) = found?;
-    let embeddings = (args.embedding_bits != HALF).then_some(Spec { bits: args.embedding_bits, ..spec });
-    write(&subject.checkpoint, &rounded, &Beside { half: true, embeddings }, &args.out)?;
-    let json = report(&subject, args, &layers)?;
-    write_atomically(&args.out.join("report.json"), format!("{json:#}\n").as_bytes())?;
-    if g.json { print_json(&json) } else { print(&text(&json, args)) }
+    write(&subject.checkpoint, &rounded, o.beside, o.out)?;
+    let json = report(subject, o, &layers)?;
+    write_atomically(&o.out.join("report.json"), format!("{json:#}\n").as_bytes())?;
+    if g.json { print_json(&json) } else { print(&text(&json, o.out)) }
 }
 
 /// Judges the written model.
-fn report(subject: &Subject, args: &Args, layers: &[Bands]) -> Result<Value> {
-    let written = Checkpoint::open(&args.out)?;
+fn report(subject: &Subject, o: &Order<'_>, layers: &[Bands]) -> Result<Value> {
+    let written = Checkpoint::open(o.out)?;
     let model = Model::load(&subject.context, &written, &|_, _| {})?;
-    let file = args.check.as_ref().or(args.score.calibration.as_ref());
-    let quality = match file {
-        Some(f) => quality(subject, &model, &texts(&subject.model, f, args.check_tokens, args.score.window)?)?,
+    let quality = match &o.judged {
+        Some(texts) => quality(subject, &model, texts)?,
         None => json!({}),
     };
-    let weights: u64 = linears(&subject.checkpoint.config).iter().map(etalon::model::Linear::weights).sum();
+    let weights: u64 = linears(&subject.checkpoint.config).iter().map(Linear::weights).sum();
     let mut widths: BTreeMap<u32, usize> = BTreeMap::new();
     layers.iter().flat_map(|l| &l.bands).for_each(|(bits, pairs)| *widths.entry(*bits).or_default() += pairs);
     let (all, kept): (usize, usize) = (layers.iter().map(|l| l.of).sum(), widths.values().sum());
     Ok(json!({
-        "model": args.model, "rounding": "GPTQ of factors",
+        "model": o.model, "rounding": "GPTQ of factors",
         "bits_per_linear_weight": layers.iter().map(|l| l.cost).sum::<u64>() as f64 / weights as f64,
         "bytes": written.tensors().map(TensorEntry::file_bytes).sum::<u64>(),
         "pairs": all, "pairs_left_out": all - kept, "pairs_by_bits": widths, "layers": layers,
-        "judged_on_own_text": args.check.is_some(), "quality": quality, "speed": speed(subject, &model)?,
+        "judged_on_own_text": o.own_text, "quality": quality, "speed": speed(subject, &model)?,
         "adapter": subject.context.facts().summary(),
     }))
 }
 
-fn text(j: &Value, args: &Args) -> String {
+fn text(j: &Value, out_at: &Path) -> String {
     let n = |path: &str| j.pointer(path).and_then(Value::as_f64);
     let all = n("/pairs").unwrap_or(1.0);
     let share = |pairs: f64| format!("{:.1} %", 100.0 * pairs / all);
@@ -90,5 +92,5 @@ fn text(j: &Value, args: &Args) -> String {
     if let (Some(fast), Some(slow)) = (n("/speed/decode_tokens_per_s"), n("/speed/decode_tokens_per_s_f32")) {
         out += &format!("speed       {fast:.1} tokens/s, with f32 weights {slow:.1}\n");
     }
-    out + &format!("written     {}; only etalon reads factors\n", args.out.display())
+    out + &format!("written     {}; only etalon reads factors\n", out_at.display())
 }
