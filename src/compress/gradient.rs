@@ -16,8 +16,8 @@ const SHORTEST: usize = 2;
 /// up, which is what T stands for. By tensor names, in the order of the weights.
 ///
 /// # Errors
-/// [`Error::Request`] for a model that cannot be trained here, or without a text of two tokens; [`Error::OutOfMemory`]: besides the model
-/// it takes gradients and Adam's moments.
+/// [`Error::Request`] for a model that cannot be trained here, or without a text of two tokens; what the checkpoint lacks; [`Error::OutOfMemory`]: besides
+/// the model it takes what training of all its weights would.
 pub async fn fisher(context: &Context, checkpoint: &Checkpoint, texts: &[&[u32]]) -> Result<BTreeMap<String, Vec<f32>>> {
     if matches!(checkpoint.config, Config::Bert(_)) {
         return Err(Error::Request("gradients of a likelihood need a decoder: take another score".into()));
@@ -76,7 +76,7 @@ async fn trainer(context: &Context, checkpoint: &Checkpoint, all: &[Linear], tex
     };
     let named: &Named<'_> = &|name, _| {
         let Some(l) = all.iter().find(|l| l.name == name) else {
-            return if checkpoint.has(name) { checkpoint.values(name).map(Some) } else { Ok(None) };
+            return checkpoint.values(name).map(Some);
         };
         let w = weights(checkpoint, l)?;
         Ok(Some(rows(checkpoint, l).flat_map(|r| &w[r * l.cols..][..l.cols]).copied().collect()))

@@ -78,18 +78,18 @@ pub struct Bands {
     pub name: String,
     /// Widths, falling, and how many pairs have each.
     pub bands: Vec<(u32, usize)>,
-    /// Pairs there were; the others were left out.
-    pub of: usize,
+    /// Pairs there were; those in no band were left out.
+    pub pairs: usize,
     /// Bits that it takes, scales and zero points among them.
     pub cost: u64,
 }
 
-/// Takes every layer apart into its singular vectors and rounds those within a budget of bits for each layer ([`spectral`]); otherwise as
-/// [`by_outputs`]. The singular vectors of a layer that was trained by SST are those of its weight, whatever the
+/// Takes every layer that has a budget of bits apart into its singular vectors and rounds those within it ([`spectral`]), the others staying in
+/// half precision; otherwise as [`by_outputs`]. The singular vectors of a layer that was trained by SST are those of its weight, whatever the
 /// last re-SVD left.
 ///
 /// # Errors
-/// As [`spectral()`], [`Probe::hessians`] and [`decompose`]; [`Error::Request`] for a layer without a budget.
+/// As [`spectral()`], [`Probe::hessians`] and [`decompose`].
 pub async fn by_spectrum(
     probe: &mut Probe,
     checkpoint: &Checkpoint,
@@ -103,7 +103,7 @@ pub async fn by_spectrum(
     let (mut out, mut layers) = (BTreeMap::new(), Vec::new());
     for block in 0..blocks {
         let moments = probe.hessians(block).await?;
-        let members: Vec<&Linear> = all.iter().filter(|l| l.block == block).collect();
+        let members: Vec<&Linear> = all.iter().filter(|l| l.block == block && budgets.contains_key(&l.name)).collect();
         let shapes: Vec<_> = members.iter().map(|l| (l.name.clone(), l.rows, l.cols)).collect();
         let weight = |name: &str, rows, cols| Ok(checkpoint.matrix(name, rows, cols)?.into_f32());
         let apart = decompose(&context, &shapes, Keep::Energy(1.0), &weight).await?;
@@ -111,14 +111,13 @@ pub async fn by_spectrum(
         let rounded = on_all(&wanted, |(l, d)| {
             let k = d.vt.len() / d.n.max(1);
             let factors = Factored { m: d.m, n: d.n, sigma: &d.sigma[..k], ut: &d.ut, vt: &d.vt };
-            let budget = budgets.get(&l.name).ok_or_else(|| Error::Request(format!("no budget was given for `{}`", l.name)))?;
             let moments = moments.get(&l.site).ok_or_else(|| Error::Request(format!("`{}`: no inputs were seen", l.name)))?;
-            spectral(&factors, (*budget, widths), spec, moments, options).map_err(|e| named(l, e))
+            spectral(&factors, (budgets[&l.name], widths), spec, moments, options).map_err(|e| named(l, e))
         })?;
         for (l, s) in members.iter().zip(rounded) {
             probe.model().set_weight(&l.name, &s.values())?;
             let bands = s.bands.iter().map(|b| (b.bits(), b.pairs())).collect();
-            layers.push(Bands { name: l.name.clone(), bands, of: s.of, cost: s.cost });
+            layers.push(Bands { name: l.name.clone(), bands, pairs: s.pairs, cost: s.cost });
             for (i, b) in s.bands.into_iter().enumerate() {
                 let (down, up) = band(l.stem(), i);
                 out.extend([(down, b.down), (up, b.up)]);

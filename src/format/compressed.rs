@@ -139,9 +139,15 @@ pub(super) fn read(c: &Checkpoint, name: &str, rows: usize, cols: usize) -> Resu
     }
     let said = shape.get(2).copied();
     let fits = |b: &u32| (cols * *b as usize).div_ceil(32) == per_row && *b != 7 && said.is_none_or(|s| s == i64::from(*b));
-    let bits = (2..=8).find(fits).ok_or_else(|| {
-        fault(format!("{per_row} words for rows of {cols} are no codes of 2 to 6 or 8 bits without gaps: save the model anew with compressed-tensors 0.20"))
-    })?;
+    let mut widths = (2..=8).filter(fits);
+    let bits = match (widths.next(), widths.next()) {
+        (Some(bits), None) => bits,
+        (Some(a), Some(b)) => return Err(fault(format!("{per_row} words for rows of {cols} may be codes of {a} or {b} bits"))),
+        _ => {
+            let why = "are no codes of 2 to 6 or 8 bits without gaps: save the model anew with compressed-tensors 0.20";
+            return Err(fault(format!("{per_row} words for rows of {cols} {why}")));
+        }
+    };
     let scale = c.tensor(&part("scale"))?;
     let groups = scale.shape.get(1).copied().unwrap_or(1);
     let tensor_wide = scale.elements() == 1;

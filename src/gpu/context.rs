@@ -88,7 +88,7 @@ impl Context {
                 label: Some("etalon"),
                 required_features,
                 required_limits,
-                // A model's weights are few large buffers: blocks of 256 MB to cut small ones from would be half empty.
+                // Blocks of up to 64 MB to cut buffers from, not 256: weights are few large buffers, and what is left of a block lies idle.
                 memory_hints: wgpu::MemoryHints::MemoryUsage,
                 ..Default::default()
             })
@@ -292,7 +292,8 @@ impl Context {
         self.tick();
     }
 
-    /// Writes words at a byte offset (a multiple of 4). Takes effect before the next submission as a whole.
+    /// Writes words at a byte offset (a multiple of 4). Takes effect before the next submission as a whole, which may be its own: after every
+    /// 8 MiB of writes and uploads one is made, and on a device of our own waited for.
     ///
     /// # Errors
     /// [`Error::Request`] where the range is not in the buffer.

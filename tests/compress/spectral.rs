@@ -6,7 +6,7 @@ use crate::kernels::context;
 use etalon::compress::pack::{Beside, write};
 use etalon::compress::round::{Bands, by_spectrum};
 use etalon::format::compressed::band;
-use etalon::format::{Bytes, Checkpoint};
+use etalon::format::{Bytes, Checkpoint, HostMatrix};
 use etalon::model::{Keep, Model, Sequence, linears};
 use etalon::quant::round::{Gptq, Granularity, Spec};
 use std::collections::BTreeMap;
@@ -58,9 +58,8 @@ fn what_was_rounded_is_what_runs() {
         assert!(crate::models::largest_difference(&a, &before) > 1e-3, "{name}: nothing was rounded");
         assert!(layers.iter().any(|l| l.bands.len() > 1), "{name}: one width for every layer is no test of several");
         assert!(layers.iter().zip(linears(&c.config)).all(|(l, of)| l.cost <= 7 * of.weights() && l.name == of.name));
-        for d in context().block_on(read.verify(&[2, 30, 31, 32, 33])).unwrap() {
-            assert!(!d.label.is_empty());
-        }
+        let dispatches = context().block_on(read.verify(&[2, 30, 31, 32, 33])).unwrap();
+        assert!(dispatches.len() > 2 * layers.iter().map(|l| l.bands.len()).sum::<usize>(), "{name}: {} dispatches", dispatches.len());
         std::fs::remove_dir_all(&to).unwrap();
     }
 }
@@ -105,12 +104,27 @@ fn budgets_that_hold_nothing_are_refused() {
     let c = checkpoint("opt-preln");
     let model = open(&c);
     let mut probe = probe(&model, &texts(), Keep::Current);
+    let (spec, options, budgets) = (spec(false), Gptq::default(), budgets(&c, 0.2));
+    let found = by_spectrum(&mut probe, &c, (&budgets, &WIDTHS), (&spec, &options), &|_, _| {});
+    let e = context().block_on(found).unwrap_err().to_string();
+    assert!(e.contains("too small for factors"), "{e}");
+}
+
+/// A layer without a budget stays as it is, in half precision, among others that are factors.
+#[test]
+fn layers_without_a_budget_stay_whole() {
+    let (c, to) = (checkpoint("opt-preln"), folder("some"));
+    let model = open(&c);
+    let mut probe = probe(&model, &texts(), Keep::Current);
+    let mut some = budgets(&c, 6.0);
+    let (whole, _) = some.pop_first().unwrap();
     let (spec, options) = (spec(false), Gptq::default());
-    let mut lacking = budgets(&c, 6.0);
-    lacking.pop_first();
-    for (budgets, says) in [(budgets(&c, 0.2), "too small for factors"), (lacking, "no budget was given")] {
-        let found = by_spectrum(&mut probe, &c, (&budgets, &WIDTHS), (&spec, &options), &|_, _| {});
-        let e = context().block_on(found).unwrap_err().to_string();
-        assert!(e.contains(says), "{e}");
-    }
+    let (codes, layers) = context().block_on(by_spectrum(&mut probe, &c, (&some, &WIDTHS), (&spec, &options), &|_, _| {})).unwrap();
+    assert!(layers.len() == some.len() && layers.iter().all(|l| l.name != whole));
+    write(&c, &codes, &Beside::default(), &to).unwrap();
+    let read = Checkpoint::open(&to).unwrap();
+    let l = linears(&c.config).into_iter().find(|l| l.name == whole).unwrap();
+    assert!(matches!(read.matrix(&l.name, l.rows, l.cols).unwrap(), HostMatrix::F16(_)));
+    Model::load(&context(), &read, &|_, _| {}).unwrap();
+    std::fs::remove_dir_all(&to).unwrap();
 }

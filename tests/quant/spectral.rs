@@ -76,7 +76,7 @@ fn budgets_are_kept_and_more_bits_lose_less() {
             assert_eq!(s.cost, sum, "{m} x {n} at {bits}");
             let widths: Vec<u32> = s.bands.iter().map(etalon::quant::round::Band::bits).collect();
             assert!(widths.windows(2).all(|w| w[0] > w[1]), "{widths:?}");
-            assert!(s.bands.iter().map(etalon::quant::round::Band::pairs).sum::<usize>() <= s.of);
+            assert!(s.bands.iter().map(etalon::quant::round::Band::pairs).sum::<usize>() <= s.pairs);
             let loss = layer.loss(&s.values());
             assert!(loss < before, "{m} x {n} at {bits} bits: {loss} after {before}");
             before = loss;
@@ -132,7 +132,7 @@ fn u_makes_up_for_the_rounding_of_v() {
 fn low_rank_layers_need_few_bits() {
     let layer = Layer::new(11, 128, 128, 0.7);
     let s = layer.spectral(2.25);
-    assert!(s.bands.iter().map(etalon::quant::round::Band::pairs).sum::<usize>() < s.of);
+    assert!(s.bands.iter().map(etalon::quant::round::Band::pairs).sum::<usize>() < s.pairs);
     let whole =
         gptq(&layer.w, 128, 128, &Spec { bits: 2, granularity: Granularity::Row, ..Spec::default() }, &layer.h, &Gptq::default()).unwrap();
     let (factors, dense) = (layer.loss(&s.values()), layer.loss(&whole.decode()));

@@ -39,7 +39,7 @@ pub(crate) struct Args {
     #[arg(long, value_enum)]
     preset: Option<Preset>,
     /// Layers as singular vectors, more bits for those that carry more, the least left out: each layer within the bits of its chosen width
-    /// (--alloc uniform: within --bpw). Only etalon reads it
+    /// (--alloc uniform: within --bpw), 16 bits staying as they are; always by GPTQ, and not refined. Only etalon reads it
     #[arg(long, conflicts_with = "preset")]
     spectral: bool,
     /// Scores of `sensitivity`, or of an earlier run with the same options: read if the file is there, else measured and written
@@ -269,14 +269,14 @@ fn chosen(subject: &Subject, plan: &Plan, args: &Args, scores: &Scores, (probe, 
     Ok((better.chosen, Some(r)))
 }
 
-/// What each layer's factors may take: as much as its chosen width; with one width for all, the same bits for every weight.
+/// What each layer's factors may take: as much as its chosen width; with one width for all, the same bits for every weight. Layers that stay
+/// in half precision have none.
 fn budgets(plan: &Plan, chosen: &Chosen) -> BTreeMap<String, u64> {
     let of = |l: &Linear, bits: u32| match (&plan.search, plan.budget) {
         (Search::Uniform, Budget::Linears { bits, metadata: true }) => (bits * l.weights() as f64 * (1.0 + 1e-12)) as u64,
-        _ if bits == HALF => 16 * l.weights(),
         _ => Spec { bits, ..plan.options.spec }.stored_bits(l.rows, l.cols),
     };
-    chosen.members().map(|(l, bits)| (l.name.clone(), of(l, bits))).collect()
+    chosen.members().filter(|(_, bits)| *bits != HALF).map(|(l, bits)| (l.name.clone(), of(l, bits))).collect()
 }
 
 fn nearest(subject: &Subject, chosen: &Chosen, spec: &Spec) -> Result<Rounded> {

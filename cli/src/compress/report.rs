@@ -184,6 +184,28 @@ pub(super) fn speed(subject: &Subject, model: &Arc<Model>) -> Result<Value> {
     Ok(json!({ "decode_tokens_per_s": of(model)?, "decode_tokens_per_s_f32": of(&subject.model)? }))
 }
 
+/// What was lost, and how fast it is.
+pub(super) fn judged(j: &Value) -> String {
+    let n = |path: &str| j.pointer(path).and_then(Value::as_f64);
+    let mut out = String::new();
+    let text = if j["judged_on_own_text"] == true { "another text" } else { "the calibration text" };
+    let tokens = n("/quality/tokens").unwrap_or(0.0);
+    if let (Some(mean), Some(least)) = (n("/quality/mean_cosine"), n("/quality/least_cosine")) {
+        out += &format!("quality     cosine {mean:.5} to the embeddings before ({least:.5} at least), {tokens} tokens of {text}\n");
+    }
+    if let Some(kl) = n("/quality/mean_kl") {
+        let perplexity = match (n("/quality/perplexity_before"), n("/quality/perplexity")) {
+            (Some(a), Some(b)) => format!(", perplexity {a:.4} to {b:.4}"),
+            _ => String::new(),
+        };
+        out += &format!("quality     KL {kl:.4e} nats{perplexity}, {tokens} tokens of {text}\n");
+    }
+    if let (Some(fast), Some(slow)) = (n("/speed/decode_tokens_per_s"), n("/speed/decode_tokens_per_s_f32")) {
+        out += &format!("speed       {fast:.1} tokens/s, with f32 weights {slow:.1}\n");
+    }
+    out
+}
+
 fn text(j: &Value, r: &Report<'_>) -> String {
     let n = |path: &str| j.pointer(path).and_then(Value::as_f64);
     let mut out = format!(
@@ -203,21 +225,7 @@ fn text(j: &Value, r: &Report<'_>) -> String {
         let fell = if j["refinement"]["fell_back_to_uniform"] == true { ", so that is what was taken" } else { "" };
         out += &format!("choice      loses {before:.4e} on the calibration text, after refinement {after:.4e}{uniform}{fell}\n");
     }
-    let text = if j["judged_on_own_text"] == true { "another text" } else { "the calibration text" };
-    let tokens = n("/quality/tokens").unwrap_or(0.0);
-    if let (Some(mean), Some(least)) = (n("/quality/mean_cosine"), n("/quality/least_cosine")) {
-        out += &format!("quality     cosine {mean:.5} to the embeddings before ({least:.5} at least), {tokens} tokens of {text}\n");
-    }
-    if let Some(kl) = n("/quality/mean_kl") {
-        let perplexity = match (n("/quality/perplexity_before"), n("/quality/perplexity")) {
-            (Some(a), Some(b)) => format!(", perplexity {a:.4} to {b:.4}"),
-            _ => String::new(),
-        };
-        out += &format!("quality     KL {kl:.4e} nats{perplexity}, {tokens} tokens of {text}\n");
-    }
-    if let (Some(fast), Some(slow)) = (n("/speed/decode_tokens_per_s"), n("/speed/decode_tokens_per_s_f32")) {
-        out += &format!("speed       {fast:.1} tokens/s, with f32 weights {slow:.1}\n");
-    }
+    out += &judged(j);
     if j["calibration"]["few"] == true {
         out += &format!("caution     {} tokens of calibration: fewer than {} say little\n", j["calibration"]["tokens"], super::FEW);
     }

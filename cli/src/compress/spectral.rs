@@ -1,9 +1,10 @@
 //! `quantize --spectral`: layers as factors, with more bits for the pairs of singular vectors that carry more.
 
 use super::Subject;
-use super::report::{quality, speed};
+use super::report::{judged, quality, speed};
 use crate::common::{Global, bar, on_bar, print, print_json};
 use anyhow::Result;
+use etalon::compress::HALF;
 use etalon::compress::choose::restore;
 use etalon::compress::pack::{Beside, write};
 use etalon::compress::round::{Bands, by_spectrum};
@@ -17,7 +18,7 @@ use std::path::Path;
 /// What is to be made.
 pub(super) struct Order<'a> {
     pub(super) model: &'a str,
-    /// Bits of each layer, by its tensor's name.
+    /// Bits of each layer, by its tensor's name; those that have none stay in half precision.
     pub(super) budgets: BTreeMap<String, u64>,
     pub(super) widths: &'a [u32],
     pub(super) spec: Spec,
@@ -54,13 +55,16 @@ fn report(subject: &Subject, o: &Order<'_>, layers: &[Bands]) -> Result<Value> {
         Some(texts) => quality(subject, &model, texts)?,
         None => json!({}),
     };
-    let weights: u64 = linears(&subject.checkpoint.config).iter().map(Linear::weights).sum();
+    let all = linears(&subject.checkpoint.config);
+    let weights: u64 = all.iter().map(Linear::weights).sum();
+    let halves: u64 = all.iter().filter(|l| !o.budgets.contains_key(&l.name)).map(Linear::weights).sum();
+    let cost = layers.iter().map(|l| l.cost).sum::<u64>() + u64::from(HALF) * halves;
     let mut widths: BTreeMap<u32, usize> = BTreeMap::new();
     layers.iter().flat_map(|l| &l.bands).for_each(|(bits, pairs)| *widths.entry(*bits).or_default() += pairs);
-    let (all, kept): (usize, usize) = (layers.iter().map(|l| l.of).sum(), widths.values().sum());
+    let (all, kept): (usize, usize) = (layers.iter().map(|l| l.pairs).sum(), widths.values().sum());
     Ok(json!({
         "model": o.model, "rounding": "GPTQ of factors",
-        "bits_per_linear_weight": layers.iter().map(|l| l.cost).sum::<u64>() as f64 / weights as f64,
+        "bits_per_linear_weight": cost as f64 / weights as f64,
         "bytes": written.tensors().map(TensorEntry::file_bytes).sum::<u64>(),
         "pairs": all, "pairs_left_out": all - kept, "pairs_by_bits": widths, "layers": layers,
         "judged_on_own_text": o.own_text, "quality": quality, "speed": speed(subject, &model)?,
@@ -81,16 +85,6 @@ fn text(j: &Value, out_at: &Path) -> String {
         n("/bytes").unwrap_or(0.0) / 1e6,
         parts.join(", ")
     );
-    let text = if j["judged_on_own_text"] == true { "another text" } else { "the calibration text" };
-    if let Some(kl) = n("/quality/mean_kl") {
-        out += &format!("quality     KL {kl:.4e} nats, {} tokens of {text}\n", n("/quality/tokens").unwrap_or(0.0));
-    }
-    if let Some(cosine) = n("/quality/mean_cosine") {
-        out +=
-            &format!("quality     cosine {cosine:.5} to the embeddings before, {} tokens of {text}\n", n("/quality/tokens").unwrap_or(0.0));
-    }
-    if let (Some(fast), Some(slow)) = (n("/speed/decode_tokens_per_s"), n("/speed/decode_tokens_per_s_f32")) {
-        out += &format!("speed       {fast:.1} tokens/s, with f32 weights {slow:.1}\n");
-    }
+    out += &judged(j);
     out + &format!("written     {}; only etalon reads factors\n", out_at.display())
 }

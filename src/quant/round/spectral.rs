@@ -54,8 +54,8 @@ pub struct Factored<'a> {
 pub struct Spectral {
     /// By falling width.
     pub bands: Vec<Band>,
-    /// Pairs there were.
-    pub of: usize,
+    /// Pairs there were; those in no band were left out.
+    pub pairs: usize,
     /// Bits in a file, scales and zero points among them.
     pub cost: u64,
 }
@@ -97,7 +97,8 @@ fn stored(spec: &Spec, bits: u32, pairs: usize, (m, n): (usize, usize)) -> u64 {
     down.stored_bits(pairs, n) + up.stored_bits(m, pairs)
 }
 
-/// Rounds a layer's factors within a budget of bits.
+/// Rounds a layer's factors within a budget of bits in a file, scales and zero points among them. Leaving out pairs is the pruning of singular
+/// values of SST (arXiv 2405.15481, appendix G), here by what they carry on given inputs.
 ///
 /// Pairs are sorted by what they carry of the outputs, `sigma_i^2 v_iᵀ H v_i`, and cut into runs of [`PAIRS`]; each run gets one of
 /// the `widths` or is left out (0 bits), so that the sum of errors that each alone makes is least, in no more than three widths. Vectors of V are rounded by
@@ -132,7 +133,7 @@ pub fn spectral(f: &Factored<'_>, (budget, widths): (u64, &[u32]), spec: &Spec, 
     }
     let mut fit = Fit::new(f, (&runs, &bands), &downs, hessian, options);
     let ups = downs.iter().zip(&bands).map(|(down, (_, band))| fit.up(down, band, spec)).collect::<Result<Vec<_>>>()?;
-    Ok(Spectral { bands: downs.into_iter().zip(ups).map(|(down, up)| Band { down, up }).collect(), of: k, cost })
+    Ok(Spectral { bands: downs.into_iter().zip(ups).map(|(down, up)| Band { down, up }).collect(), pairs: k, cost })
 }
 
 /// Pairs that are rounded together.
