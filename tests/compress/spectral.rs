@@ -88,6 +88,16 @@ fn halves_of_bands_are_missed() {
     write(&c, &codes, &Beside::default(), &to).unwrap();
     let refused = Model::load_open(&context(), &Checkpoint::open(&to).unwrap(), &|_, _| {}).unwrap_err().to_string();
     assert!(refused.contains("factors"), "{refused}");
+    // Rows of 16 codes of 3 and 4 bits, or of 5 and 6, take as many words: without the tensor that tells, none is guessed.
+    let (name, p) = codes.iter().find(|(_, p)| p.cols == 16 && (3..=6).contains(&p.format.bits)).unwrap();
+    assert_eq!(Checkpoint::open(&to).unwrap().matrix(name, p.rows, p.cols).unwrap().into_f32(), p.decode());
+    let mut bytes = std::fs::read(to.join("model.safetensors")).unwrap();
+    let shape = format!("{name}_shape\"");
+    let at = bytes.windows(shape.len()).position(|w| w == shape.as_bytes()).unwrap();
+    bytes[at..at + shape.len()].copy_from_slice(format!("{name}_sxxxx\"").as_bytes());
+    std::fs::write(to.join("model.safetensors"), bytes).unwrap();
+    let unknown = Checkpoint::open(&to).unwrap().matrix(name, p.rows, p.cols).map(|_| ()).unwrap_err().to_string();
+    assert!(unknown.contains("may be codes of"), "{unknown}");
     std::fs::remove_dir_all(&to).unwrap();
 
     let first = linears(&c.config).remove(0);
