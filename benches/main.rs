@@ -32,6 +32,7 @@ mod rows;
 mod sample;
 mod scatter;
 mod select;
+mod spmm;
 mod thaw;
 mod turn;
 
@@ -138,6 +139,7 @@ fn all() {
         sample::bench,
         scatter::bench,
         select::bench,
+        spmm::bench,
         thaw::bench,
         turn::bench,
     ] {

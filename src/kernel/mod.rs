@@ -37,6 +37,7 @@ pub mod scatter;
 pub mod select;
 mod self_test;
 mod shader;
+pub mod spmm;
 pub mod state;
 pub mod svd;
 pub mod thaw;

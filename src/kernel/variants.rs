@@ -3,7 +3,7 @@
 use super::{
     Variant, activate, adam, add, attention, attention_backward, batch, columns, cross_entropy, dots, draw, dropout, embedding, fill,
     freeze, gate, grad_norm, jacobi, kl, linear, matmul, nll, norm, norm_backward, polar, progress, roof, rope, rows, sample, scatter,
-    select, svd, thaw, turn,
+    select, spmm, svd, thaw, turn,
 };
 use crate::gpu::Facts;
 use crate::quant::{QuantFormat, Scales};
@@ -49,6 +49,7 @@ pub fn variants(facts: &Facts) -> Vec<Variant> {
         sample::variants,
         scatter::variants,
         select::variants,
+        spmm::variants,
         svd::variants,
         thaw::variants,
         turn::variants,

@@ -31,6 +31,7 @@ pub mod rows;
 pub mod sample;
 pub mod scatter;
 pub mod select;
+pub mod spmm;
 pub mod svd;
 pub mod thaw;
 pub mod turn;

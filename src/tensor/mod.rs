@@ -1,5 +1,9 @@
 //! Where operands lie: activations are views of plan slots, weights are matrices cut into row segments.
 
+mod csr;
+
+pub use csr::{Csr, NONE, Sparse, SparseBuffers, SparseData, SparseExtent, SparsePair};
+
 use crate::plan::SlotId;
 use crate::quant::QuantFormat;
 use std::ops::Range;

@@ -27,6 +27,7 @@ mod rope;
 mod sample;
 mod scatter;
 mod select;
+mod spmm;
 mod thaw;
 mod turn;
 
