@@ -20,6 +20,7 @@ mod fill;
 mod freeze;
 mod gate;
 mod grad_norm;
+mod hinge;
 mod kl;
 mod linear;
 mod matmul;
@@ -127,6 +128,7 @@ fn all() {
         freeze::bench,
         gate::bench,
         grad_norm::bench,
+        hinge::bench,
         kl::bench,
         linear::bench,
         matmul::bench,

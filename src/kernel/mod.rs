@@ -20,6 +20,7 @@ pub mod fill;
 pub mod freeze;
 pub mod gate;
 pub mod grad_norm;
+pub mod hinge;
 pub mod jacobi;
 pub mod kl;
 pub mod linear;

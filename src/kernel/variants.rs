@@ -2,8 +2,8 @@
 
 use super::{
     Variant, activate, adam, add, attention, attention_backward, batch, columns, cross_entropy, dots, draw, dropout, embedding, fill,
-    freeze, gate, grad_norm, jacobi, kl, linear, matmul, nll, norm, norm_backward, polar, progress, roof, rope, rows, sample, scatter,
-    select, spmm, svd, thaw, turn,
+    freeze, gate, grad_norm, hinge, jacobi, kl, linear, matmul, nll, norm, norm_backward, polar, progress, roof, rope, rows, sample,
+    scatter, select, spmm, svd, thaw, turn,
 };
 use crate::gpu::Facts;
 use crate::quant::{QuantFormat, Scales};
@@ -34,6 +34,7 @@ pub fn variants(facts: &Facts) -> Vec<Variant> {
         freeze::variants,
         gate::variants,
         grad_norm::variants,
+        hinge::variants,
         jacobi::variants,
         kl::variants,
         linear::variants,

@@ -16,6 +16,7 @@ mod fill;
 mod freeze;
 mod gate;
 mod grad_norm;
+mod hinge;
 mod jacobi;
 mod kl;
 mod linear;
