@@ -15,6 +15,7 @@ mod cross_entropy;
 mod dots;
 mod draw;
 mod dropout;
+mod edges;
 mod embedding;
 mod fill;
 mod freeze;
@@ -123,6 +124,7 @@ fn all() {
         dots::bench,
         draw::bench,
         dropout::bench,
+        edges::bench,
         embedding::bench,
         fill::bench,
         freeze::bench,

@@ -14,6 +14,7 @@ pub mod cross_entropy;
 pub mod dots;
 pub mod draw;
 pub mod dropout;
+pub mod edges;
 mod elementwise;
 pub mod embedding;
 pub mod fill;

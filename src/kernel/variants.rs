@@ -1,8 +1,8 @@
 //! Which permutations there are: for the portability test, the self-test, browsers' compilers and pipeline caches.
 
 use super::{
-    Variant, activate, adam, add, attention, attention_backward, batch, columns, cross_entropy, dots, draw, dropout, embedding, fill,
-    freeze, gate, grad_norm, hinge, jacobi, kl, linear, matmul, nll, norm, norm_backward, polar, progress, roof, rope, rows, sample,
+    Variant, activate, adam, add, attention, attention_backward, batch, columns, cross_entropy, dots, draw, dropout, edges, embedding,
+    fill, freeze, gate, grad_norm, hinge, jacobi, kl, linear, matmul, nll, norm, norm_backward, polar, progress, roof, rope, rows, sample,
     scatter, select, spmm, svd, thaw, turn,
 };
 use crate::gpu::Facts;
@@ -29,6 +29,7 @@ pub fn variants(facts: &Facts) -> Vec<Variant> {
         dots::variants,
         draw::variants,
         dropout::variants,
+        edges::variants,
         embedding::variants,
         fill::variants,
         freeze::variants,

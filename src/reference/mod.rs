@@ -11,6 +11,7 @@ pub mod cross_entropy;
 pub mod dots;
 pub mod draw;
 pub mod dropout;
+pub mod edges;
 pub mod embedding;
 pub mod fill;
 pub mod freeze;

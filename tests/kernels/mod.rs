@@ -11,6 +11,7 @@ mod cross_entropy;
 mod dots;
 mod draw;
 mod dropout;
+mod edges;
 mod embedding;
 mod fill;
 mod freeze;
