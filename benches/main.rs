@@ -25,6 +25,7 @@ mod hinge;
 mod kl;
 mod linear;
 mod matmul;
+mod negatives;
 mod nll;
 mod norm;
 mod progress;
@@ -134,6 +135,7 @@ fn all() {
         kl::bench,
         linear::bench,
         matmul::bench,
+        negatives::bench,
         nll::bench,
         norm::bench,
         progress::bench,

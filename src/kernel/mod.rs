@@ -26,6 +26,7 @@ pub mod jacobi;
 pub mod kl;
 pub mod linear;
 pub mod matmul;
+pub mod negatives;
 pub mod nll;
 pub mod norm;
 pub mod norm_backward;

@@ -22,6 +22,7 @@ mod jacobi;
 mod kl;
 mod linear;
 mod matmul;
+mod negatives;
 mod norm;
 mod progress;
 mod roof;
