@@ -4,6 +4,7 @@
 pub mod autograd;
 pub mod error;
 pub mod gpu;
+pub mod hyperbolic;
 pub mod kernel;
 pub mod linalg;
 pub mod plan;
