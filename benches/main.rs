@@ -24,6 +24,7 @@ mod grad_norm;
 mod hinge;
 mod kl;
 mod linear;
+mod lorentz;
 mod matmul;
 mod negatives;
 mod nll;
@@ -134,6 +135,7 @@ fn all() {
         hinge::bench,
         kl::bench,
         linear::bench,
+        lorentz::bench,
         matmul::bench,
         negatives::bench,
         nll::bench,

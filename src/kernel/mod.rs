@@ -25,6 +25,7 @@ pub mod hinge;
 pub mod jacobi;
 pub mod kl;
 pub mod linear;
+pub mod lorentz;
 pub mod matmul;
 pub mod negatives;
 pub mod nll;
@@ -129,6 +130,7 @@ fn fragments() -> &'static [(&'static str, &'static str)] {
         ("common/decode", include_str!("../../shaders/common/decode.wgsl")),
         ("common/product", include_str!("../../shaders/common/product.wgsl")),
         ("common/linear", include_str!("../../shaders/common/linear.wgsl")),
+        ("common/lorentz", include_str!("../../shaders/common/lorentz.wgsl")),
         ("common/pairs", include_str!("../../shaders/common/pairs.wgsl")),
         ("common/progress", include_str!("../../shaders/common/progress.wgsl")),
         ("common/reduce", include_str!("../../shaders/common/reduce.wgsl")),

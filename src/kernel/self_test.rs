@@ -12,6 +12,7 @@ use super::grad_norm::{Page, grad_norm};
 use super::jacobi::sweep;
 use super::kl::kl;
 use super::linear::{Fused, Residual, fuses_gate, linear};
+use super::lorentz::{Map, lorentz, lorentz_backward};
 use super::matmul::{Operand, Product, matmul};
 use super::nll::nll;
 use super::norm::{Norm, NormGradient, norm_backward, norm_saving};
@@ -200,6 +201,13 @@ fn probes(facts: &Facts) -> Result<Vec<Probe>> {
     let loss = CrossEntropy { logits: &x, targets, losses: &y, scale: (scale, 0), smoothing: 0.1, gradient: true };
     cross_entropy(&mut p.b, "cross-entropy", &loss)?;
     all.push(p);
+    for map in [Map::Centroid, Map::Exp0] {
+        let mut p = Probe::new(facts);
+        let (x, y, dy, dx) = (p.tensor("x", 3, 97), p.tensor("y", 3, 97), p.tensor("dy", 3, 97), p.tensor("dx", 3, 97));
+        lorentz(&mut p.b, "lorentz", &map, 1, &x, &y)?;
+        lorentz_backward(&mut p.b, "lorentz", &map, 1, &x, &dy, &dx, None)?;
+        all.push(p);
+    }
     all.push(optimiser_probe(facts)?);
     all.push(jacobi_probe(facts)?);
     // On an adapter without tuned variants there is nothing to do.

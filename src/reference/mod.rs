@@ -21,6 +21,7 @@ pub mod hinge;
 pub mod jacobi;
 pub mod kl;
 pub mod linear;
+pub mod lorentz;
 pub mod matmul;
 pub mod negatives;
 pub mod nll;

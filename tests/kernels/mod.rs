@@ -21,6 +21,7 @@ mod hinge;
 mod jacobi;
 mod kl;
 mod linear;
+mod lorentz;
 mod matmul;
 mod negatives;
 mod norm;
