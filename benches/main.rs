@@ -25,6 +25,7 @@ mod hinge;
 mod kl;
 mod linear;
 mod lorentz;
+mod lorentz_adam;
 mod matmul;
 mod negatives;
 mod nll;
@@ -136,6 +137,7 @@ fn all() {
         kl::bench,
         linear::bench,
         lorentz::bench,
+        lorentz_adam::bench,
         matmul::bench,
         negatives::bench,
         nll::bench,

@@ -43,6 +43,7 @@ const ROWS: u32 = 2u;
 const UNIT_ROWS: u32 = 3u;
 const DIRECTION: u32 = 4u;
 const CLAMPED_ROWS: u32 = 5u;
+const LORENTZ: u32 = 6u; // lorentz_adam.wgsl takes these
 
 // The direction of a step; moves the moments on.
 fn direction(i: u32, g: Unit, rate: vec4<f32>, mask: Mask) -> Unit {
@@ -70,10 +71,10 @@ fn main(@builtin(workgroup_id) wid: vec3<u32>, @builtin(local_invocation_index) 
     let clip = bitcast<f32>(progress[CLIP]);
     let lr = rate.x;
     let kept = 1.0 - lr * bitcast<f32>(more.x);
-    let healthy = progress[FAULT] == 0u && progress[BAD_LOSS] == 0u;
+    let takes = progress[FAULT] == 0u && progress[BAD_LOSS] == 0u && kind != LORENTZ;
     // At a rate of 0 values keep their bits, -0 and NaN too.
     let moves = kind == DIRECTION || lr != 0.0;
-    let units = select(0u, (what.w + $(PER - 1)u) / $(PER)u, healthy);
+    let units = select(0u, (what.w + $(PER - 1)u) / $(PER)u, takes);
     let from_gradient = (what.z - params.gradient_base) / $(PER)u;
     var from_value = (what.y - params.value_base) / $(PER)u;
     if (kind == ROWS || kind == UNIT_ROWS || kind == CLAMPED_ROWS) {

@@ -42,6 +42,12 @@ pub enum Update {
     },
     /// `value = lr d`, without decay: for methods that project it back.
     Step,
+    /// Rows of `cols` words are points of the Lorentz model: [`adam`] leaves them and their moments alone, for
+    /// [`lorentz_adam`](super::lorentz_adam::lorentz_adam).
+    Lorentz {
+        /// Words of a point, 2 or more.
+        cols: usize,
+    },
 }
 
 /// What follows the step of an active row.
@@ -83,7 +89,7 @@ impl Segment {
         }
     }
 
-    /// Words of a row, where rows matter.
+    /// Words of a row, where rows matter to [`adam`].
     fn row(&self) -> Option<usize> {
         match self.update {
             Update::Rows { cols, .. } | Update::Unit { cols } => Some(cols),
@@ -102,7 +108,14 @@ impl Segment {
         if self.group >= GROUPS || end.is_none_or(|e| e > u32::MAX as usize) {
             return Err(Error::shape("adam", format!("{}: group {} of {GROUPS}, words up to {end:?}", self.label, self.group)));
         }
-        let Some(cols) = self.row() else { return Ok(()) };
+        let cols = match self.update {
+            Update::Lorentz { cols } if cols < 2 => {
+                return Err(Error::shape("adam", format!("{}: points of {cols} words, of 2 at least", self.label)));
+            }
+            Update::Lorentz { cols } => Some(cols),
+            _ => self.row(),
+        };
+        let Some(cols) = cols else { return Ok(()) };
         let count = self.gradient_len().checked_div(cols);
         if count.is_none_or(|n| n > self.len / cols) || !self.len.is_multiple_of(cols) {
             let message = format!("{}: {} rows of {cols} words, of {} words in all", self.label, count.unwrap_or(0), self.len);
@@ -175,6 +188,7 @@ pub fn chunks(segments: &[Segment]) -> Vec<u32> {
             // Rows of one row each.
             Update::Unit { .. } => (3, s.value + c.words.start, 0, 1),
             Update::Step => (4, s.value + c.words.start, 0, 0),
+            Update::Lorentz { .. } => (6, s.value + c.words.start, 0, 0),
         };
         let [kind, value, gradient, len] = [kind + 256 * s.group, value, s.gradient + c.words.start, c.words.len()].map(|n| n as u32);
         [kind, value, gradient, len, s.weight_decay.to_bits(), index as u32, rows as u32, c.segment as u32]
@@ -367,7 +381,7 @@ fn one(
     let mut params = vec![value_base as u32, gradient_base as u32, entries.offset / 4, p.steps as u32];
     params.extend(constants.map(f32::to_bits));
     params.extend([0; 3]);
-    let elements: u64 = parts.iter().map(|(_, r)| r.len() as u64).sum();
+    let elements: u64 = parts.iter().filter(|(s, _)| !matches!(s.update, Update::Lorentz { .. })).map(|(_, r)| r.len() as u64).sum();
     let adam = matches!(rule, Rule::AdamW(_));
     b.push(OpSpec {
         label: label.into(),

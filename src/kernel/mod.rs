@@ -26,6 +26,7 @@ pub mod jacobi;
 pub mod kl;
 pub mod linear;
 pub mod lorentz;
+pub mod lorentz_adam;
 pub mod matmul;
 pub mod negatives;
 pub mod nll;

@@ -3,7 +3,7 @@
 //! A tuned variant is one that is right only for some subgroup size. Drivers report that size wrongly, or compile subgroup
 //! operations wrongly, more often than anything else; plain variants need no trust.
 
-use super::adam::{After, Parameters, Rule, Segment as Trained, Update, adam, chunks};
+use super::adam::{Adam, After, Parameters, Rule, Segment as Trained, Update, adam, chunks};
 use super::attention::{Keys, attention};
 use super::attention_backward::{AttentionGradient, attention_backward};
 use super::cross_entropy::{CrossEntropy, cross_entropy};
@@ -13,9 +13,11 @@ use super::jacobi::sweep;
 use super::kl::kl;
 use super::linear::{Fused, Residual, fuses_gate, linear};
 use super::lorentz::{Map, lorentz, lorentz_backward};
+use super::lorentz_adam::lorentz_adam;
 use super::matmul::{Operand, Product, matmul};
 use super::nll::nll;
 use super::norm::{Norm, NormGradient, norm_backward, norm_saving};
+use super::progress::Progress;
 use super::rope::{Cache, Qkv};
 use super::state::State;
 use super::svd::{Side, Size, Work};
@@ -209,6 +211,7 @@ fn probes(facts: &Facts) -> Result<Vec<Probe>> {
         all.push(p);
     }
     all.push(optimiser_probe(facts)?);
+    all.push(points_probe(facts)?);
     all.push(jacobi_probe(facts)?);
     // On an adapter without tuned variants there is nothing to do.
     all.retain(|p| p.b.ops().iter().any(|op| op.variant().subgroup.is_some()));
@@ -232,6 +235,26 @@ fn optimiser_probe(facts: &Facts) -> Result<Probe> {
     grad_norm(&mut p.b, "norm", &[page], progress, Some(1.0))?;
     let slots = Parameters { values, gradients, first, second, indices, schedule, progress, steps: 1 };
     adam(&mut p.b, "adam", &slots, &segments, table, &Rule::default())?;
+    Ok(p)
+}
+
+/// Two points of the Lorentz model, long enough for a workgroup each.
+fn points_probe(facts: &Facts) -> Result<Probe> {
+    let (rows, cols) = (2, 97);
+    let mut p = Probe::new(facts);
+    let spaces: Vec<f64> = p.values(rows * cols).into_iter().map(f64::from).collect();
+    let points = spaces.chunks(cols).flat_map(crate::hyperbolic::project).map(|v| (v as f32).to_bits()).collect();
+    let values = p.words("values", points);
+    let [gradients, first] = ["gradients", "first"].map(|label| p.slot(label, rows * cols));
+    let second = p.words("second", vec![0.5f32.to_bits(); rows * cols]);
+    let indices = p.words("indices", vec![0]);
+    let schedule = p.words("schedule", [0.01f32, 1.5, 2.0, 0.0].map(f32::to_bits).repeat(4));
+    let progress = Progress { clip: 1.0, ..Progress::default() };
+    let progress = p.words("progress", progress.words().to_vec());
+    let slots = Parameters { values, gradients, first, second, indices, schedule, progress, steps: 1 };
+    let update = Update::Lorentz { cols };
+    let s = Trained { label: "probe".into(), value: 0, gradient: 0, len: rows * cols, group: 0, weight_decay: 0.0, update };
+    lorentz_adam(&mut p.b, "lorentz", &slots, &[s], &Adam::default())?;
     Ok(p)
 }
 

@@ -2,8 +2,8 @@
 
 use super::{
     Variant, activate, adam, add, attention, attention_backward, batch, columns, cross_entropy, dots, draw, dropout, edges, embedding,
-    fill, freeze, gate, grad_norm, hinge, jacobi, kl, linear, lorentz, matmul, negatives, nll, norm, norm_backward, polar, progress, roof,
-    rope, rows, sample, scatter, select, spmm, svd, thaw, turn,
+    fill, freeze, gate, grad_norm, hinge, jacobi, kl, linear, lorentz, lorentz_adam, matmul, negatives, nll, norm, norm_backward, polar,
+    progress, roof, rope, rows, sample, scatter, select, spmm, svd, thaw, turn,
 };
 use crate::gpu::Facts;
 use crate::quant::{QuantFormat, Scales};
@@ -40,6 +40,7 @@ pub fn variants(facts: &Facts) -> Vec<Variant> {
         kl::variants,
         linear::variants,
         lorentz::variants,
+        lorentz_adam::variants,
         matmul::variants,
         negatives::variants,
         nll::variants,

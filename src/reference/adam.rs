@@ -34,6 +34,7 @@ pub fn direction(a: &Adam, r: &Rate, m: f64, v: f64) -> f64 {
 pub fn step(update: Update, r: &Rate, decay: f64, p: f64, d: f64) -> f64 {
     match update {
         Update::Step => r.lr * d,
+        Update::Lorentz { .. } => p,
         Update::Clamped | Update::Rows { after: After::Clamp, .. } => (p * (1.0 - r.lr * decay) - r.lr * d).max(0.0),
         Update::Dense | Update::Rows { .. } | Update::Unit { .. } => p * (1.0 - r.lr * decay) - r.lr * d,
     }
@@ -82,7 +83,7 @@ pub(crate) fn twin(rule: Rule, parts: Vec<(Segment, Range<usize>)>, steps: usize
         let row = GROUPS * (progress.step as usize).min(steps - 1);
         let mut lists = [List::default(), List::default(), List::default()];
         let mut longest = 0;
-        for (segment, words) in &parts {
+        for (segment, words) in parts.iter().filter(|(s, _)| !matches!(s.update, Update::Lorentz { .. })) {
             let [lr, c1, c2, fresh] = [0, 1, 2, 3].map(|i| f64::from(s.f32(3)[4 * (row + segment.group) + i]));
             let rate = Rate { lr, c1, c2, fresh: fresh != 0.0 };
             let decay = f64::from(segment.weight_decay);

@@ -22,6 +22,7 @@ mod jacobi;
 mod kl;
 mod linear;
 mod lorentz;
+mod lorentz_adam;
 mod matmul;
 mod negatives;
 mod norm;
