@@ -32,12 +32,17 @@ pub struct Negatives {
 impl Negatives {
     /// D, the smallest power of two that is at least the number of pairs and 4: what the bijections permute.
     pub fn domain(&self) -> usize {
-        self.count.clamp(4, MOST).next_power_of_two()
+        domain(self.count)
     }
 
     /// Places of a node in [`incidence`]: twice `ceil(D / nodes)`.
     pub fn width(&self) -> usize {
-        2 * self.domain().div_ceil(self.nodes.max(1))
+        Self::width_of(self.nodes, self.count)
+    }
+
+    /// The same for so many nodes and pairs.
+    pub fn width_of(nodes: usize, count: usize) -> usize {
+        2 * domain(count).div_ceil(nodes.max(1))
     }
 
     fn check(&self, label: &str) -> Result<()> {
@@ -55,6 +60,10 @@ impl Negatives {
     }
 }
 
+fn domain(count: usize) -> usize {
+    count.clamp(4, MOST).next_power_of_two()
+}
+
 const DRAW: [Access; 6] = [Access::Read, Access::Read, Access::Read, Access::Write, Access::Write, Access::Write];
 const INCIDENCE: [Access; 6] = [Access::Read, Access::Read, Access::Read, Access::Read, Access::Write, Access::Write];
 
@@ -68,12 +77,12 @@ pub(crate) fn variants(_: &Facts) -> Vec<Variant> {
     [false, true].map(variant).into()
 }
 
-/// Appends, for every pair p, `from[p] = s_0(p) mod nodes` and `to[p] = s_1(p) mod nodes` with two random bijections of `0..D`
-/// ([`Negatives::domain`]), and `targets[p]`: 0 or, where the ends are equal or `to[p]` is a neighbour of `from[p]`,
+/// Appends, for every pair p, `from[p] = (s_0(p) mod nodes + t_0) mod nodes` and `to[p]` by `s_1` and `t_1`, with two random bijections
+/// of `0..D` ([`Negatives::domain`]) and two random turns, and `targets[p]`: 0 or, where the ends are equal or `to[p]` is a neighbour of `from[p]`,
 /// [`super::cross_entropy::IGNORE`].
 ///
 /// What is drawn follows from the run's seed, step and batch of the step, and from `stream`. On each side a node occurs
-/// `floor(D / nodes)` or `ceil(D / nodes)` times among the images of `0..D`: all nodes alike where `nodes` divides D, those past D never.
+/// `floor(D / nodes)` or `ceil(D / nodes)` times among the images of `0..D`, and over many steps all nodes alike.
 ///
 /// # Errors
 /// [`Error::Shape`] for no nodes, or more nodes or pairs than [`MOST`]; [`Error::Plan`] where a slot is smaller than it should be or
@@ -99,7 +108,7 @@ pub fn draw_negatives(b: &mut Builder, label: &str, n: &Negatives, from: SlotId,
 }
 
 /// Appends the pairs of every node, for [`draw_negatives`] of the same batch before it: with `K = ceil(D / nodes)`, the place
-/// `n 2K + side K + k` is for the pair p with `s_side(p) = n + k nodes`. If there is one and its target is 0, `indices` gets its
+/// `n 2K + side K + k` is for the pair p with `s_side(p) = (n - t_side) mod nodes + k nodes`. If there is one and its target is 0, `indices` gets its
 /// other end, `to[p]` for side 0 and `from[p]` for side 1, and `entries` `p stride + offset`; else they get n and 2^32 - 1.
 ///
 /// So the row n of a sparse matrix whose rows have [`Negatives::width`] places lists every pair that n is an end of, and sums over

@@ -6,10 +6,20 @@ use crate::plan::{Expected, Snapshot, Twin};
 
 const NONE: u32 = u32::MAX;
 
+fn constants(at: &Progress, stream: u32, side: u32) -> Vec<u32> {
+    let key = [at.seed as u32, (at.seed >> 32) as u32, 1, 0];
+    (0..2).flat_map(|i| threefry([2 * side + i, at.step, at.micro, stream], key)).collect()
+}
+
+/// What is added to images of a side, modulo the number of nodes.
+pub fn turn(at: &Progress, stream: u32, side: u32) -> u32 {
+    let words = constants(at, stream, side);
+    words[1] ^ words[7].rotate_left(16)
+}
+
 /// The images of `0..2^bits` under the bijection of a side, 0 or 1.
 pub fn bijection(at: &Progress, stream: u32, side: u32, bits: u32) -> Vec<u32> {
-    let key = [at.seed as u32, (at.seed >> 32) as u32, 1, 0];
-    let words: Vec<u32> = (0..2).flat_map(|i| threefry([2 * side + i, at.step, at.micro, stream], key)).collect();
+    let words = constants(at, stream, side);
     let domain = 1u64 << bits;
     let round = |x: u64, c: &[u32]| {
         let y = (x * u64::from(c[0] | 1) + u64::from(c[1])) % domain;
@@ -25,7 +35,10 @@ pub fn bits(count: usize) -> u32 {
 
 /// Both ends of each of `count` pairs.
 pub fn pairs(at: &Progress, stream: u32, nodes: usize, count: usize) -> Vec<(u32, u32)> {
-    let side = |side| bijection(at, stream, side, bits(count)).into_iter().map(|x| x % nodes as u32);
+    let side = |side| {
+        let turned = move |x| ((u64::from(x) + u64::from(turn(at, stream, side)) % nodes as u64) % nodes as u64) as u32;
+        bijection(at, stream, side, bits(count)).into_iter().map(turned)
+    };
     side(0).zip(side(1)).take(count).collect()
 }
 
@@ -51,9 +64,11 @@ pub(crate) fn incidence_twin() -> Twin {
         let mut indices: Vec<u32> = (first..first + rows).flat_map(|n| vec![n as u32; 2 * depth]).collect();
         let mut entries = vec![NONE; indices.len()];
         for side in 0..2 {
-            let images = bijection(&Progress::from_words(s.words(0)), p[3] as u32, side, bits(p[1] + 1));
+            let at = Progress::from_words(s.words(0));
+            let images = bijection(&at, p[3] as u32, side, bits(p[1] + 1));
+            let turn = turn(&at, p[3] as u32, side) as usize % nodes;
             for pair in (0..count).filter(|pair| s.words(3)[*pair] == 0) {
-                let (n, k) = (images[pair] as usize % nodes, images[pair] as usize / nodes);
+                let (n, k) = ((images[pair] as usize + turn) % nodes, images[pair] as usize / nodes);
                 if (first..first + rows).contains(&n) {
                     let place = (n - first) * 2 * depth + side as usize * depth + k;
                     indices[place] = s.words(if side == 0 { 2 } else { 1 })[pair];
