@@ -17,6 +17,8 @@ pub mod compress;
 #[cfg(feature = "models")]
 pub mod format;
 #[cfg(feature = "models")]
+pub mod graphs;
+#[cfg(feature = "models")]
 pub mod model;
 #[cfg(feature = "models")]
 pub mod train;

@@ -6,6 +6,7 @@ mod compress;
 mod devices;
 mod embed;
 mod generate;
+mod graph;
 mod hub;
 mod inspect;
 mod logits;
@@ -58,6 +59,8 @@ enum Command {
     Train(train::Args),
     /// Train by several methods on the same text, and compare them
     Compare(train::compare::Args),
+    /// Train a network for the nodes or links of a graph, hyperbolic or not
+    Graph(graph::Args),
     /// Write what was trained as a model: whole weights or factors, with all singular values or fewer
     Merge(train::merge::Args),
     /// Show a model's singular values, and what is lost without the small ones
@@ -113,6 +116,7 @@ fn run(cli: &Cli) -> anyhow::Result<()> {
         Command::Devices => devices::run(g),
         Command::Selftest => selftest::run(g),
         Command::Inspect(args) => inspect::run(g, args),
+        Command::Graph(args) => graph::run(g, args),
         Command::Generate(args) => generate::run(g, args),
         Command::Embed(args) => embed::run(g, args),
         Command::Perplexity(args) => perplexity::run(g, args),

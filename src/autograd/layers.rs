@@ -1,6 +1,6 @@
 //! Embeddings, linear layers, norms, activations, rotations, dropout.
 
-use super::{Parameter, Tape, Var, Weight, WeightBackward};
+use super::{Input, Parameter, Tape, Var, Weight, WeightBackward};
 use crate::kernel::activate::{activate, activate_backward};
 use crate::kernel::columns::{Columns, column_sums};
 use crate::kernel::dropout::dropout;
@@ -79,16 +79,15 @@ impl Tape {
     /// [`Error::Shape`] where the operands do not fit each other, [`Error::Limit`].
     pub fn linear(&mut self, label: &str, x: Var, w: &Weight, bias: Option<&Parameter>, residual: Option<Var>) -> Result<Var> {
         let bias = bias.copied();
-        let xt = self.tensor(x);
+        let xt = self.input(x);
         let m = match w {
             Weight::Dense(p) => p.value.rows,
             Weight::LowRank { w, .. } => w.rows(),
             Weight::Projected { w, .. } => w.rows,
             Weight::Spectral(s) => s.ut.cols(),
         };
-        let (y, yt) = self.output(label, xt.rows, m);
+        let (y, yt) = self.output(label, xt.rows(), m);
         let epilogue = Product {
-            b_t: true,
             bias: bias.map(|b| (b.value.slot, b.value.offset)),
             residual: residual.map(|r| self.tensor(r)),
             ..Product::default()
@@ -96,17 +95,17 @@ impl Tape {
         let gradient = format!("{label} gradient");
         let backward: WeightBackward = match *w {
             Weight::Dense(p) => {
-                product(&mut self.builder, label, &xt, &p.value, &yt, epilogue)?;
+                xt.times(&mut self.builder, label, &p.value, &yt, epilogue)?;
                 Box::new(move |tape, dy| {
                     tape.input_gradient(&gradient, x, dy, &p.value)?;
                     tape.weight_gradient(&gradient, &p, dy, &xt, 1.0)
                 })
             }
             Weight::LowRank { w, a, b, scale } => {
-                let low = self.builder.transient(format!("{label} low"), xt.rows, a.value.rows);
+                let low = self.builder.transient(format!("{label} low"), xt.rows(), a.value.rows);
                 let values = w.values(&mut self.builder, label)?;
-                product(&mut self.builder, label, &xt, &values, &yt, epilogue)?;
-                product(&mut self.builder, label, &xt, &a.value, &low, Product { b_t: true, ..Product::default() })?;
+                xt.times(&mut self.builder, label, &values, &yt, epilogue)?;
+                xt.times(&mut self.builder, label, &a.value, &low, Product::default())?;
                 product(
                     &mut self.builder,
                     label,
@@ -118,7 +117,7 @@ impl Tape {
                 Box::new(move |tape, dy| {
                     let d_low = tape.builder.transient("low gradient", low.rows, low.cols);
                     product(&mut tape.builder, &gradient, dy, &b.value, &d_low, Product { alpha: scale, ..Product::default() })?;
-                    tape.weight_gradient(&gradient, &b, dy, &low, scale)?;
+                    tape.weight_gradient(&gradient, &b, dy, &Input::Dense(low), scale)?;
                     tape.weight_gradient(&gradient, &a, &d_low, &xt, 1.0)?;
                     let values = w.values(&mut tape.builder, &gradient)?;
                     tape.input_gradient(&gradient, x, dy, &values)?;
@@ -126,7 +125,7 @@ impl Tape {
                 })
             }
             Weight::Projected { w, projector, gradient: stored, whole } => {
-                product(&mut self.builder, label, &xt, &w, &yt, epilogue)?;
+                xt.times(&mut self.builder, label, &w, &yt, epilogue)?;
                 Box::new(move |tape, dy| {
                     tape.input_gradient(&gradient, x, dy, &w)?;
                     tape.projected_gradient(&gradient, dy, &xt, &projector, stored, whole)
@@ -154,10 +153,10 @@ impl Tape {
     }
 
     /// `dW += alpha dyᵀ x`.
-    pub(super) fn weight_gradient(&mut self, label: &str, p: &Parameter, dy: &Tensor, x: &Tensor, alpha: f32) -> Result<()> {
+    pub(super) fn weight_gradient(&mut self, label: &str, p: &Parameter, dy: &Tensor, x: &Input, alpha: f32) -> Result<()> {
         let Some(g) = p.gradient else { return Ok(()) };
         let accumulate = self.target(&g);
-        product(&mut self.builder, label, dy, x, &g, Product { a_t: true, alpha, accumulate, ..Product::default() })
+        x.gradient(&mut self.builder, label, dy, &g, (alpha, accumulate))
     }
 
     /// `P dW`, or `P dWᵀ` where W has more rows than columns.
@@ -165,14 +164,14 @@ impl Tape {
         &mut self,
         label: &str,
         dy: &Tensor,
-        x: &Tensor,
+        x: &Input,
         projector: &Tensor,
         stored: Option<Tensor>,
         whole: Option<Tensor>,
     ) -> Result<()> {
-        let dw = whole.unwrap_or_else(|| self.builder.transient("whole gradient", dy.cols, x.cols));
+        let dw = whole.unwrap_or_else(|| self.builder.transient("whole gradient", dy.cols, x.cols()));
         let accumulate = whole.is_some_and(|w| self.target(&w));
-        product(&mut self.builder, label, dy, x, &dw, Product { a_t: true, accumulate, ..Product::default() })?;
+        x.gradient(&mut self.builder, label, dy, &dw, (1.0, accumulate))?;
         let Some(g) = stored else { return Ok(()) };
         let accumulate = self.target(&g);
         product(&mut self.builder, label, projector, &dw, &g, Product { b_t: dw.rows > dw.cols, accumulate, ..Product::default() })
@@ -276,7 +275,7 @@ impl Tape {
     }
 
     /// Records the gradient of an operation with one input of the output's shape: `write(builder, dy, dx)`.
-    fn elementwise(&mut self, x: Var, y: Var, write: impl FnOnce(&mut Builder, &Tensor, &Tensor) -> Result<()> + 'static) {
+    pub(super) fn elementwise(&mut self, x: Var, y: Var, write: impl FnOnce(&mut Builder, &Tensor, &Tensor) -> Result<()> + 'static) {
         self.record(move |tape| {
             let Some(dy) = tape.take(y) else { return Ok(()) };
             let dx = tape.builder.transient("gradient", dy.rows, dy.cols);

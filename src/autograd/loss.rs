@@ -1,7 +1,7 @@
 //! The output layer and its loss, some rows at a time, so that the logits of a large vocabulary never exist as a whole.
 
 use super::layers::product;
-use super::{Parameter, Tape, Var};
+use super::{Input, Parameter, Tape, Var};
 use crate::Result;
 use crate::kernel::columns::{Columns, column_sums};
 use crate::kernel::cross_entropy::{CrossEntropy, cross_entropy};
@@ -54,7 +54,7 @@ impl Tape {
             let Some(dx) = dx else { continue };
             let label = format!("{label} gradient");
             product(&mut self.builder, &label, &logits, &w.value, &dx.slice_rows(part), Product::default())?;
-            self.weight_gradient(&label, w, &logits, &xp, 1.0)?;
+            self.weight_gradient(&label, w, &logits, &Input::Dense(xp), 1.0)?;
             if let Some(g) = bias.and_then(|b| b.gradient) {
                 let adds = self.target(&g);
                 column_sums(&mut self.builder, &label, &Columns::Sum(&logits), &g, adds)?;

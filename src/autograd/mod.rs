@@ -8,12 +8,15 @@
 //! softmax's total) is a transient slot that the closure holds, so that the memory plan keeps it alive exactly as long as needed.
 
 mod attention;
+mod graph;
+mod input;
 mod layers;
 mod loss;
 mod source;
 mod spectral;
 
 pub use attention::Attention;
+pub use graph::Links;
 pub use layers::NormParameters;
 pub use loss::Loss;
 pub use source::Source;
@@ -22,7 +25,8 @@ pub use spectral::{Gradient, Spectral, SpectralGradients, Strategy};
 use crate::Result;
 use crate::kernel::add::{accumulate, add};
 use crate::plan::{Builder, SlotId};
-use crate::tensor::Tensor;
+use crate::tensor::{SparsePair, Tensor};
+use input::Input;
 use std::collections::{HashMap, HashSet};
 
 /// A value of the graph: an activation whose gradient is made on the way back.
@@ -88,6 +92,8 @@ pub struct Tape {
     gradients: Vec<Option<Tensor>>,
     /// Constants have no gradient.
     constant: Vec<bool>,
+    /// Constants that are sparse, and have no tensor.
+    sparse: HashMap<Var, SparsePair>,
     nodes: Vec<Backward>,
     recording: bool,
     /// Gradients are wanted in the end: also while a block that will be recomputed runs without recording.
@@ -115,6 +121,7 @@ impl Tape {
             values: Vec::new(),
             gradients: Vec::new(),
             constant: Vec::new(),
+            sparse: HashMap::new(),
             nodes: Vec::new(),
             recording: true,
             training: true,

@@ -1,7 +1,7 @@
 //! Spectral layers, `W = U diag(sigma) Vᵀ`, factored or through a dense scratch (SST, sections 3 and 4 of the paper).
 
 use super::layers::product;
-use super::{Source, Tape, Var, WeightBackward};
+use super::{Input, Source, Tape, Var, WeightBackward};
 use crate::Result;
 use crate::kernel::add::accumulate;
 use crate::kernel::columns::{Columns, column_sums};
@@ -92,20 +92,21 @@ impl Spectral {
 impl Tape {
     /// Appends `y = x Wᵀ` with what `epilogue` adds; returns what appends the gradients.
     pub(super) fn spectral(&mut self, label: &str, x: Var, w: Spectral, y: &Tensor, epilogue: Product) -> Result<WeightBackward> {
-        let xt = self.tensor(x);
-        match w.strategy.resolve(xt.rows, w.ut.cols(), w.vt.cols()) {
-            Strategy::Dense => self.through_dense(label, x, w, y, epilogue),
+        let xt = self.input(x);
+        match w.strategy.resolve(xt.rows(), w.ut.cols(), w.vt.cols()) {
+            // Factors cost sparse rows `entries k` operations, W made whole `k m n`.
+            Strategy::Dense if !(xt.is_sparse() && w.strategy == Strategy::Auto) => self.through_dense(label, x, w, y, epilogue),
             _ => self.factored(label, x, w, y, epilogue),
         }
     }
 
     fn factored(&mut self, label: &str, x: Var, w: Spectral, y: &Tensor, epilogue: Product) -> Result<WeightBackward> {
-        let xt = self.tensor(x);
+        let xt = self.input(x);
         let scale = Some(w.sigma_place());
-        let z = self.builder.transient(format!("{label} x V"), xt.rows, w.vt.rows());
+        let z = self.builder.transient(format!("{label} x V"), xt.rows(), w.vt.rows());
         let (v, u) = (format!("{label} V"), format!("{label} U"));
         let vt = w.vt.values(&mut self.builder, &v)?;
-        product(&mut self.builder, &v, &xt, &vt, &z, Product { b_t: true, ..Product::default() })?;
+        xt.times(&mut self.builder, &v, &vt, &z, Product::default())?;
         let ut = w.ut.values(&mut self.builder, &u)?;
         product(&mut self.builder, &u, &z, &ut, y, Product { b_t: false, scale, ..epilogue })?;
         let label = format!("{label} gradient");
@@ -116,7 +117,7 @@ impl Tape {
             product(b, &label, dy, &ut, &dz, Product { b_t: true, ..Product::default() })?;
             if let Some(g) = w.gradients {
                 tape.sigma_gradient(&label, &w, &g, |b, to, adds| column_sums(b, &label, &Columns::Dot(&dz, &z), to, adds))?;
-                tape.active_gradient(&label, &w, &g, (&z, dy), &g.ut)?;
+                tape.active_gradient(&label, &w, &g, (&z, &Input::Dense(*dy)), &g.ut)?;
                 tape.active_gradient(&label, &w, &g, (&dz, &xt), &g.vt)?;
             }
             tape.contribute(x, |b, dx, accumulate| {
@@ -151,31 +152,31 @@ impl Tape {
         label: &str,
         w: &Spectral,
         g: &SpectralGradients,
-        (left, right): (&Tensor, &Tensor),
+        (left, right): (&Tensor, &Input),
         to: &Tensor,
     ) -> Result<()> {
         let active = self.builder.transient("active columns", left.rows, to.rows);
         let factors = (g.kind == Gradient::Default).then(|| w.sigma_place());
         select_columns(&mut self.builder, label, left, g.active, factors, &active)?;
         let accumulate = self.target(to);
-        product(&mut self.builder, label, &active, right, to, Product { a_t: true, accumulate, ..Product::default() })
+        right.gradient(&mut self.builder, label, &active, to, (1.0, accumulate))
     }
 
     fn through_dense(&mut self, label: &str, x: Var, w: Spectral, y: &Tensor, epilogue: Product) -> Result<WeightBackward> {
-        let xt = self.tensor(x);
+        let xt = self.input(x);
         let (k, m, n) = (w.ut.rows(), w.ut.cols(), w.vt.cols());
         let dense = self.builder.transient(format!("{label} dense"), m, n);
         let made = Product { a_t: true, scale: Some(w.sigma_place()), ..Product::default() };
         let [ut, vt] = [(w.ut, "U"), (w.vt, "V")].map(|(f, which)| f.values(&mut self.builder, &format!("{label} {which}")));
         product(&mut self.builder, &format!("{label} W"), &ut?, &vt?, &dense, made)?;
-        product(&mut self.builder, label, &xt, &dense, y, epilogue)?;
+        xt.times(&mut self.builder, label, &dense, y, epilogue)?;
         let label = format!("{label} gradient");
         Ok(Box::new(move |tape, dy| {
             tape.input_gradient(&label, x, dy, &dense)?;
             let Some(g) = w.gradients else { return Ok(()) };
             let b = &mut tape.builder;
             let (whole, ug) = (b.transient("whole gradient", m, n), b.transient("Uᵀ G", k, n));
-            product(b, &label, dy, &xt, &whole, Product { a_t: true, ..Product::default() })?;
+            xt.gradient(b, &label, dy, &whole, (1.0, false))?;
             let ut = w.ut.values(b, &label)?;
             product(b, &label, &ut, &whole, &ug, Product::default())?;
             let vt = w.vt.values(b, &label)?;

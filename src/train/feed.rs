@@ -1,5 +1,6 @@
 //! Training data on the device: which windows make up which batch is decided ahead, so that steps need nothing from the host.
 
+use super::graph::{GraphData, GraphExtent, GraphSlots};
 use crate::gpu::{Buffer, Context};
 use crate::kernel::batch::{Batch, batch};
 use crate::kernel::progress::{Progress, WORDS};
@@ -11,12 +12,14 @@ use std::sync::Arc;
 /// Data of a run: batch j of sequences takes windows `starts[j sequences ..]` of the tokens.
 #[derive(Debug, Clone, Default)]
 pub struct Data {
-    /// Tokens one after another; for a classifier, pairs of an example's number and its class.
+    /// Tokens one after another; for a classifier, pairs of an example's number and its class; for a graph, [`super::GraphRows`].
     pub tokens: Vec<u32>,
     /// First token of each window.
     pub starts: Vec<u32>,
     /// Rows, columns and values of a classifier's examples.
     pub examples: Option<(usize, usize, Vec<f32>)>,
+    /// A graph network's graph.
+    pub graph: Option<GraphData>,
 }
 
 /// How much data there is.
@@ -26,6 +29,7 @@ pub(super) struct Extent {
     pub(super) starts: usize,
     /// Rows and columns of the examples.
     pub(super) examples: Option<(usize, usize)>,
+    pub(super) graph: Option<GraphExtent>,
 }
 
 /// Its buffers, and the progress of whoever reads them.
@@ -35,6 +39,7 @@ pub(super) struct Feed {
     starts: Arc<Buffer>,
     pub(super) progress: Arc<Buffer>,
     examples: Option<Arc<Buffer>>,
+    graph: Vec<Arc<Buffer>>,
     pub(super) extent: Extent,
 }
 
@@ -45,6 +50,7 @@ pub(super) struct FeedSlots {
     starts: SlotId,
     pub(super) progress: SlotId,
     pub(super) examples: Option<Tensor>,
+    pub(super) graph: Option<GraphSlots>,
     /// Inputs of a batch, a word a row.
     pub(super) tokens: SlotId,
     pub(super) targets: SlotId,
@@ -57,24 +63,26 @@ impl FeedSlots {
         let starts = b.external("windows", e.starts);
         let progress = b.external("progress", WORDS);
         let examples = e.examples.map(|(r, c)| b.external_tensor("examples", r, c));
+        let graph = e.graph.as_ref().map(|g| GraphSlots::external(b, g));
         let [tokens, targets] = ["tokens", "targets"].map(|l| b.transient(l, 1, sequences * rows).slot);
         let what = Batch { corpus, corpus_len: e.tokens, starts, starts_len: e.starts, progress, sequences, rows, micros: batches };
         batch(b, "batch", &what, tokens, targets)?;
-        Ok(Self { corpus, starts, progress, examples, tokens, targets })
+        Ok(Self { corpus, starts, progress, examples, graph, tokens, targets })
     }
 
     /// The buffers that go with them.
     pub(super) fn bindings(&self, f: &Feed) -> Vec<(SlotId, Arc<Buffer>)> {
         let mut bound = vec![(self.corpus, f.tokens.clone()), (self.starts, f.starts.clone()), (self.progress, f.progress.clone())];
         bound.extend(self.examples.as_ref().zip(f.examples.as_ref()).map(|(t, b)| (t.slot, b.clone())));
+        bound.extend(self.graph.iter().flat_map(|g| g.all.iter().copied()).zip(f.graph.iter().cloned()));
         bound
     }
 }
 
 impl Data {
-    pub(super) fn extent(&self) -> Extent {
+    fn extent(&self, graph: Option<GraphExtent>) -> Extent {
         let examples = self.examples.as_ref().map(|(r, c, _)| (*r, *c));
-        Extent { tokens: self.tokens.len(), starts: self.starts.len(), examples }
+        Extent { tokens: self.tokens.len(), starts: self.starts.len(), examples, graph }
     }
 }
 
@@ -92,12 +100,14 @@ impl Feed {
             Some((_, _, values)) => Some(context.upload("data", bytemuck::cast_slice(values))?),
             None => None,
         };
+        let graph = data.graph.as_ref().map(|g| g.words(&data.tokens)).transpose()?;
         Ok(Self {
+            graph: graph.as_ref().map_or(Ok(Vec::new()), |g| g.upload(context))?,
             tokens: context.upload("data", &data.tokens)?,
             starts: context.upload("data", &data.starts)?,
             progress: context.upload("progress", &Progress { seed, ..Progress::default() }.words())?,
             examples,
-            extent: data.extent(),
+            extent: data.extent(graph.map(|g| g.extent)),
         })
     }
 }

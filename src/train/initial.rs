@@ -19,7 +19,7 @@ pub type Named<'a> = dyn Fn(&str, usize) -> Result<Option<Vec<f32>>> + Sync + 'a
 /// Where initial weights come from.
 pub enum Initial<'a> {
     /// A decoder's matrices normal with the deviation that its configuration says (`init_std`, `initializer_range`), a classifier's
-    /// uniform in +-1/sqrt(inputs) (Kaiming's with a = sqrt 5); gains 1, biases 0.
+    /// uniform in +-1/sqrt(inputs) (Kaiming's with a = sqrt 5), a hyperbolic network's as HyboNet's; gains 1, biases 0.
     Random,
     /// By Hugging Face's name, with a wanted number of elements; names that give `None` are drawn as above.
     Named(&'a Named<'a>),
@@ -45,11 +45,39 @@ fn generator(seed: u64, name: &str) -> Random {
     Random::new(seed, hash(name.bytes()))
 }
 
-/// Normal with a deviation, or as [`kaiming`], for `rows x n`.
-fn matrix(init_std: Option<f64>, seed: u64, name: &str, rows: usize, n: usize) -> Vec<f32> {
-    let Some(deviation) = init_std else { return kaiming(seed, name, rows, n) };
+/// How matrices are drawn.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub(super) enum Draw {
+    /// Normal with this deviation.
+    Normal(f64),
+    /// As [`kaiming`].
+    Kaiming,
+    /// As HyboNet's: weights uniform in +-1/sqrt(outputs), those of time 0, times' scales 10, points near the origin.
+    Lorentz,
+}
+
+/// `rows x n` as drawn.
+fn matrix(draw: Draw, seed: u64, name: &str, rows: usize, n: usize) -> Vec<f32> {
     let mut g = generator(seed, name);
-    (0..rows * n).map(|_| (deviation * g.normal()) as f32).collect()
+    match draw {
+        Draw::Normal(deviation) => (0..rows * n).map(|_| (deviation * g.normal()) as f32).collect(),
+        Draw::Kaiming => kaiming(seed, name, rows, n),
+        Draw::Lorentz => {
+            let bound = 1.0 / (rows.max(1) as f64).sqrt();
+            let mut value = |i: usize| {
+                let v = (2.0 * g.uniform() - 1.0) * bound;
+                if i.is_multiple_of(n) { 0.0 } else { v as f32 }
+            };
+            (0..rows * n).map(&mut value).collect()
+        }
+    }
+}
+
+/// Points whose tangent vectors at the origin are normal with a deviation of 1/sqrt(coordinates).
+fn points(seed: u64, name: &str, rows: usize, n: usize) -> Vec<f32> {
+    let (mut g, deviation) = (generator(seed, name), 1.0 / (n as f64).sqrt());
+    let mut point = |_| crate::hyperbolic::exp0(&(1..n).map(|_| deviation * g.normal()).collect::<Vec<_>>());
+    (0..rows).flat_map(&mut point).map(|v| v as f32).collect()
 }
 
 /// Uniform in +-1/sqrt(n), for `rows x n`.
@@ -82,29 +110,31 @@ impl Initial<'_> {
         let (layout, buffers, _) = store;
         let mut done: HashSet<Id> = HashSet::new();
         for l in network.linears() {
-            done.extend(self.linear(context, store, l, (network.init_std(), o))?);
+            done.extend(self.linear(context, store, l, (network.draw(), o))?);
         }
         for (id, t) in layout.tensors().filter(|(id, _)| !done.contains(id)) {
             let n = t.rows * t.cols;
             let values = match self.named(&t.name, n)? {
                 Some(v) => v,
                 None if t.name.ends_with(".bias") => vec![0.0; n],
+                None if t.name.ends_with(".scale") => vec![10f32.ln(); n],
+                None if t.name.ends_with(".points") => points(o.seed, &t.name, t.rows, t.cols),
                 None if t.rows == 1 => vec![1.0; n],
-                None => matrix(network.init_std(), o.seed, &t.name, t.rows, t.cols),
+                None => matrix(network.draw(), o.seed, &t.name, t.rows, t.cols),
             };
             write(context, layout, buffers, id, &values)?;
         }
         for layers in thawed::groups(network, o.frozen != Frozen::F32) {
-            self.decompose(context, store, &layers, (network.init_std(), o)).await?;
+            self.decompose(context, store, &layers, (network.draw(), o)).await?;
         }
         Ok(())
     }
 
     /// Writes a layer's weight, but for one that is to be decomposed. Returns all of its tensors but the bias.
-    fn linear(&self, context: &Context, store: Store<'_>, l: &Linear, (std, o): (Option<f64>, &Options)) -> Result<Vec<Id>> {
+    fn linear(&self, context: &Context, store: Store<'_>, l: &Linear, (draw, o): (Draw, &Options)) -> Result<Vec<Id>> {
         let (layout, buffers, _) = store;
         let name = format!("{}.weight", l.name);
-        let dense = || Ok::<_, Error>(self.named(&name, l.m * l.n)?.unwrap_or_else(|| matrix(std, o.seed, &name, l.m, l.n)));
+        let dense = || Ok::<_, Error>(self.named(&name, l.m * l.n)?.unwrap_or_else(|| matrix(draw, o.seed, &name, l.m, l.n)));
         match l.weight {
             Stand::Dense(w) => put(context, store, o, w, &dense()?).map(|()| vec![w]),
             Stand::LowRank { w, a, b, .. } => {
@@ -125,7 +155,7 @@ impl Initial<'_> {
     }
 
     /// Singular value decompositions of the initial weights of one shape, on the device.
-    async fn decompose(&self, context: &Context, store: Store<'_>, layers: &[&Linear], (std, o): (Option<f64>, &Options)) -> Result<()> {
+    async fn decompose(&self, context: &Context, store: Store<'_>, layers: &[&Linear], (draw, o): (Draw, &Options)) -> Result<()> {
         let ((layout, buffers, _), m, n) = (store, layers[0].m, layers[0].n);
         let basis = if let Method::Sst(s) = o.method { s.basis } else { Basis::Svd };
         let step = (m * n).next_multiple_of(64);
@@ -142,7 +172,7 @@ impl Initial<'_> {
             let factors: Vec<Factors> = thawed.as_ref().map_or_else(in_place, |t| t.factors.clone());
             let weight = |l: &Linear| {
                 let name = format!("{}.weight", l.name);
-                Ok(self.named(&name, m * n)?.unwrap_or_else(|| matrix(std, o.seed, &name, m, n)))
+                Ok(self.named(&name, m * n)?.unwrap_or_else(|| matrix(draw, o.seed, &name, m, n)))
             };
             svd(context, part, (m, n), &factors, &weight).await?;
             match basis {
@@ -150,7 +180,7 @@ impl Initial<'_> {
                 Basis::Zero => set_sigma(context, &factors, &vec![vec![0.0; m.min(n)]; part.len()])?,
                 Basis::Random => {
                     let values = sigma(context, &factors, m.min(n)).await?;
-                    let other = |l: &Linear| Ok(matrix(std, o.seed, &format!("{}.basis", l.name), m, n));
+                    let other = |l: &Linear| Ok(matrix(draw, o.seed, &format!("{}.basis", l.name), m, n));
                     svd(context, part, (m, n), &factors, &other).await?;
                     set_sigma(context, &factors, &values)?;
                 }

@@ -161,6 +161,11 @@ impl Layout {
         self.gradient(name, shape, shape, group, decay, Update::Dense)
     }
 
+    /// Points of the Lorentz model, a row each.
+    pub fn points(&mut self, name: &str, shape: (usize, usize)) -> Id {
+        self.gradient(name, shape, shape, Group::Rest, 0.0, Update::Lorentz { cols: shape.1 })
+    }
+
     /// Singular values: trained whole, never negative.
     pub fn sigma(&mut self, name: &str, k: usize, decay: f32) -> Id {
         self.gradient(name, (1, k), (1, k), Group::Sigma, decay, Update::Clamped)

@@ -57,7 +57,7 @@ pub fn memory(facts: &Facts, spec: &Spec, o: &Options, data: DataSize) -> Result
     let mut layout = Layout::new(facts.max_binding, o.frozen.packing());
     let network = Network::plan(&mut layout, spec, o)?;
     let layout = Arc::new(layout);
-    let extent = Extent { tokens: data.tokens, starts: data.windows, examples: None };
+    let extent = Extent { tokens: data.tokens, starts: data.windows, examples: None, graph: None };
     let mut m = Memory::default();
     for (label, bytes) in layout.buffers() {
         m.add(label, bytes);

@@ -1,7 +1,9 @@
-//! What is trained: a decoder or a classifier.
+//! What is trained: a decoder, a classifier, or a graph network.
 
 use super::decoder::{Decoder, Inputs};
 use super::feed::FeedSlots;
+use super::graph::{Geometry, GraphNet, GraphNetwork, Step};
+use super::initial::Draw;
 use super::layout::{Layout, Slots};
 use super::method::{Decay, Linear};
 use super::mlp::Mlp;
@@ -23,6 +25,8 @@ pub enum Spec {
     Decoder(Config),
     /// Linear layers of these widths with ReLU between them: inputs first, classes last.
     Mlp(Vec<usize>),
+    /// A graph network.
+    Graph(GraphNet),
 }
 
 /// Its tensors.
@@ -30,6 +34,7 @@ pub enum Spec {
 pub(super) enum Network {
     Decoder(Arc<Decoder>),
     Mlp(Mlp),
+    Graph(Arc<GraphNetwork>),
 }
 
 /// Constants on the device.
@@ -40,6 +45,8 @@ pub(super) struct Constants {
     /// States of full sequences.
     state: Arc<Buffer>,
     angles: Arc<Buffer>,
+    /// Numbers of coordinates, and the factors of the Lorentz metric.
+    metric: [Arc<Buffer>; 2],
 }
 
 /// Their slots in a plan.
@@ -48,11 +55,13 @@ pub(super) struct ConstantSlots {
     pub(super) scale: SlotId,
     state: SlotId,
     angles: SlotId,
+    pub(super) metric: [SlotId; 2],
 }
 
 impl ConstantSlots {
-    pub(super) fn bindings(&self, c: &Constants) -> [(SlotId, Arc<Buffer>); 3] {
-        [(self.scale, c.scale.clone()), (self.state, c.state.clone()), (self.angles, c.angles.clone())]
+    pub(super) fn bindings(&self, c: &Constants) -> [(SlotId, Arc<Buffer>); 5] {
+        let metric = |i: usize| (self.metric[i], c.metric[i].clone());
+        [(self.scale, c.scale.clone()), (self.state, c.state.clone()), (self.angles, c.angles.clone()), metric(0), metric(1)]
     }
 }
 
@@ -67,6 +76,7 @@ impl Network {
                 }
                 Ok(Self::Decoder(Arc::new(d)))
             }
+            Spec::Graph(net) => Ok(Self::Graph(Arc::new(GraphNetwork::plan(layout, net, &o.method, decay)?))),
             Spec::Mlp(widths) if widths.len() > 1 && !widths.contains(&0) => Ok(Self::Mlp(Mlp::plan(layout, widths, &o.method, decay))),
             Spec::Mlp(widths) => Err(Error::Request(format!("a classifier of widths {widths:?}: inputs and classes at least, none empty"))),
         }
@@ -77,6 +87,7 @@ impl Network {
         match self {
             Self::Decoder(d) => d.linears().collect(),
             Self::Mlp(m) => m.linears().collect(),
+            Self::Graph(g) => g.linears().collect(),
         }
     }
 
@@ -85,15 +96,22 @@ impl Network {
         match self {
             Self::Decoder(d) => d.shape.hidden,
             Self::Mlp(m) => m.linears().map(|l| l.m.min(l.n)).max().unwrap_or(1),
+            Self::Graph(g) => g.net.width,
         }
     }
 
-    /// Deviation of normally distributed initial weights, where the network's family says one.
-    pub(super) fn init_std(&self) -> Option<f64> {
+    /// How its initial weights are drawn.
+    pub(super) fn draw(&self) -> Draw {
         match self {
-            Self::Decoder(d) => Some(d.shape.init_std),
-            Self::Mlp(_) => None,
+            Self::Decoder(d) => Draw::Normal(d.shape.init_std),
+            Self::Graph(g) if g.net.geometry == Geometry::Lorentz => Draw::Lorentz,
+            Self::Mlp(_) | Self::Graph(_) => Draw::Kaiming,
         }
+    }
+
+    /// Coordinates of a point, where there are some.
+    fn coordinates(&self) -> usize {
+        if let Self::Graph(g) = self { g.net.width } else { 1 }
     }
 
     pub(super) fn constants(&self, context: &Context, o: &Options) -> Result<Constants> {
@@ -101,18 +119,21 @@ impl Network {
         let states = State { count: o.context as u32, ..State::default() }.words().repeat(o.sequences);
         let angles = match self {
             Self::Decoder(d) => d.shape.rope_theta.map(|theta| angles(o.context, d.shape.head_dim, theta)),
-            Self::Mlp(_) => None,
+            Self::Mlp(_) | Self::Graph(_) => None,
         };
+        let coordinates = self.coordinates() as u32;
+        let factors: Vec<u32> = (0..coordinates).map(|i| if i == 0 { -2f32 } else { 2.0 }.to_bits()).collect();
         Ok(Constants {
             scale: context.upload("constants", &[(1.0 / (rows * o.batches) as f32).to_bits()])?,
             state: context.upload("constants", &states)?,
             angles: context.upload("constants", bytemuck::cast_slice(&angles.unwrap_or(vec![0.0])))?,
+            metric: [context.upload("constants", &(0..coordinates).collect::<Vec<_>>())?, context.upload("constants", &factors)?],
         })
     }
 
     /// Bytes of the constants.
-    pub(super) fn constant_bytes(&self, o: &Options) -> [u64; 3] {
-        [1, o.sequences * WORDS, self.angle_words(o)].map(|words| 4 * words as u64)
+    pub(super) fn constant_bytes(&self, o: &Options) -> [u64; 5] {
+        [1, o.sequences * WORDS, self.angle_words(o), self.coordinates(), self.coordinates()].map(|words| 4 * words as u64)
     }
 
     fn angle_words(&self, o: &Options) -> usize {
@@ -122,15 +143,29 @@ impl Network {
         }
     }
 
-    /// Appends the losses of a batch.
-    pub(super) fn losses(&self, tape: &mut Tape, slots: &Arc<Slots>, feed: &FeedSlots, o: &Options) -> Result<(Tensor, ConstantSlots)> {
-        let angle_words = self.angle_words(o);
+    /// Declares the constants.
+    fn constant_slots(&self, tape: &mut Tape, o: &Options) -> ConstantSlots {
+        let (angle_words, coordinates) = (self.angle_words(o), self.coordinates());
         let b = &mut tape.builder;
-        let constants = ConstantSlots {
+        ConstantSlots {
             scale: b.external("loss scale", 1),
             state: b.external("states", o.sequences * WORDS),
             angles: b.external("angles", angle_words),
-        };
+            metric: ["coordinates", "metric"].map(|l| b.external(l, coordinates)),
+        }
+    }
+
+    /// Appends a graph network's scores of a batch.
+    pub(super) fn scores(&self, tape: &mut Tape, slots: &Arc<Slots>, feed: &FeedSlots, o: &Options) -> Result<(Tensor, ConstantSlots)> {
+        let Self::Graph(g) = self else { return Err(Error::Request("only graph networks have scores".into())) };
+        let constants = self.constant_slots(tape, o);
+        let loss = Loss { targets: feed.targets, scale: (constants.scale, 0), smoothing: 0.0 };
+        Ok((g.scores(tape, slots, feed, &Step::new(&loss, feed, o, &constants))?, constants))
+    }
+
+    /// Appends the losses of a batch.
+    pub(super) fn losses(&self, tape: &mut Tape, slots: &Arc<Slots>, feed: &FeedSlots, o: &Options) -> Result<(Tensor, ConstantSlots)> {
+        let constants = self.constant_slots(tape, o);
         let smoothing = if tape.trains() { o.smoothing } else { 0.0 };
         let loss = Loss { targets: feed.targets, scale: (constants.scale, 0), smoothing };
         let losses = match self {
@@ -149,6 +184,7 @@ impl Network {
                 };
                 d.losses(tape, slots, &inputs)?
             }
+            Self::Graph(g) => g.losses(tape, slots, feed, &Step::new(&loss, feed, o, &constants))?,
             Self::Mlp(m) => {
                 let none = || Error::Request("a classifier needs examples".into());
                 let examples = feed.examples.as_ref().ok_or_else(none)?;

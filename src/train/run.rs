@@ -13,7 +13,9 @@ use super::thawed::samples;
 use crate::autograd::Tape;
 use crate::gpu::{Buffer, Context, Facts};
 use crate::kernel::adam::{Adam, Parameters, Rule, Segment, adam, chunks};
+use crate::kernel::add::copy;
 use crate::kernel::grad_norm::{Page, grad_norm};
+use crate::kernel::lorentz_adam::lorentz_adam;
 use crate::kernel::progress::{Progress, WORDS, count_loss, end_step};
 use crate::plan::{Bound, Builder, Plan, SlotId};
 use crate::{Error, Result};
@@ -62,6 +64,7 @@ pub struct Trainer {
     spectra: Option<Spectra>,
     restarts: Option<Restarts>,
     evaluation: Option<(Bound, Feed, usize)>,
+    pub(super) scores: Option<super::score::Scores>,
     pub(super) step: usize,
     /// First step that was not reported yet.
     unread: usize,
@@ -108,6 +111,7 @@ impl Trainer {
             spectra,
             restarts,
             evaluation: None,
+            scores: None,
             step: 0,
             unread: 0,
             re_svds: 0,
@@ -278,7 +282,9 @@ pub(super) struct BatchPlan {
     slots: Arc<Slots>,
     feed: FeedSlots,
     constants: ConstantSlots,
+    /// Whole gradients of the adapted layers, or scores.
     wholes: Vec<SlotId>,
+    score_words: usize,
 }
 
 /// What a batch's plan does.
@@ -292,6 +298,8 @@ pub(super) enum Pass {
     Evaluation,
     /// Gradients, those of projected weights whole, and nothing is counted.
     Whole,
+    /// Scores only, of graph networks.
+    Scores,
 }
 
 impl BatchPlan {
@@ -299,7 +307,7 @@ impl BatchPlan {
     pub(super) fn new(facts: &Facts, network: &Network, layout: &Arc<Layout>, extent: &Extent, o: &Options, pass: Pass) -> Result<Self> {
         let mut b = Builder::new(format!("{pass:?} batch").to_lowercase(), facts);
         let mut slots = Slots::new(&mut b, layout);
-        let mut wholes = Vec::new();
+        let (mut wholes, mut score_words) = (Vec::new(), 0);
         for l in network.linears().into_iter().filter(|_| pass == Pass::Whole) {
             if let Stand::Projected { step, .. } = l.weight {
                 let to = b.external_tensor(format!("{} whole gradient", l.name), l.m, l.n);
@@ -310,18 +318,33 @@ impl BatchPlan {
         let slots = Arc::new(slots);
         let feed = FeedSlots::append(&mut b, extent, (o.sequences, o.context, o.batches))?;
         let mut tape = match pass {
-            Pass::Evaluation => Tape::forward_only(b),
+            Pass::Evaluation | Pass::Scores => Tape::forward_only(b),
             _ => Tape::new(b, pass == Pass::Further),
         };
-        let (losses, constants) = network.losses(&mut tape, &slots, &feed, o)?;
-        tape.backward()?;
-        if pass != Pass::Whole {
-            count_loss(&mut tape.builder, "count loss", &losses, (constants.scale, 0), feed.progress)?;
-        }
-        Ok(Self { plan: Arc::new(tape.builder.finish()?), slots, feed, constants, wholes })
+        let constants = if pass == Pass::Scores {
+            let (scores, constants) = network.scores(&mut tape, &slots, &feed, o)?;
+            let to = tape.builder.external_tensor("scores", scores.rows, scores.cols);
+            copy(&mut tape.builder, "scores", &scores, &to)?;
+            wholes.push(to.slot);
+            score_words = scores.rows * scores.cols;
+            constants
+        } else {
+            let (losses, constants) = network.losses(&mut tape, &slots, &feed, o)?;
+            tape.backward()?;
+            if pass != Pass::Whole {
+                count_loss(&mut tape.builder, "count loss", &losses, (constants.scale, 0), feed.progress)?;
+            }
+            constants
+        };
+        Ok(Self { plan: Arc::new(tape.builder.finish()?), slots, feed, constants, wholes, score_words })
     }
 
-    /// `wholes`: buffers for the whole gradients of the adapted layers, in their order.
+    /// Words of the scores of [`Pass::Scores`].
+    pub(super) fn score_words(&self) -> usize {
+        self.score_words
+    }
+
+    /// `wholes`: buffers for the scores, or the whole gradients of the adapted layers, in their order.
     pub(super) fn bind(
         &self,
         context: &Context,
@@ -377,6 +400,7 @@ impl UpdatePlan {
         };
         for (p, segments, table) in &pages {
             adam(&mut b, "optimiser", p, segments, *table, &rule)?;
+            lorentz_adam(&mut b, "optimiser", p, segments, &Adam { beta1: o.beta1, beta2: o.beta2, epsilon: o.epsilon })?;
         }
         super::restart::append_steps(&mut b, &slots, network, &o.method)?;
         end_step(&mut b, "end of step", progress, log, LOG_ROWS)?;
