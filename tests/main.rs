@@ -7,6 +7,7 @@
 mod compress;
 mod embed;
 mod format;
+mod graphs;
 mod kernels;
 mod linalg;
 mod models;

@@ -30,7 +30,7 @@ impl Trainer {
         let plan = BatchPlan::new(self.context.facts(), &self.network, &self.layout, &feed.extent, &o, Pass::Scores)?;
         let words = plan.score_words();
         let to = self.context.storage("scores", 4 * words as u64)?;
-        let bound = plan.bind(&self.context, &self.buffers, &feed, &constants, &[to.clone()])?;
+        let bound = plan.bind(&self.context, &self.buffers, &feed, &constants, std::slice::from_ref(&to))?;
         self.scores = Some(Scores { bound, _feed: feed, to, words });
         Ok(())
     }
