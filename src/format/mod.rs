@@ -11,6 +11,7 @@ mod names;
 mod npy;
 #[cfg(not(target_arch = "wasm32"))]
 mod open;
+pub(crate) mod pickle;
 mod safetensors;
 mod source;
 mod tokenizer;

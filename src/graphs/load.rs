@@ -1,8 +1,10 @@
 //! The plain folder form of a graph: `edges.txt`, `features.svm`, `labels.txt`, `split_*.json`, `lp_*.txt`.
 
-use super::{Graph, LinkSplit, NodeSplit};
+use super::{Graph, LinkSplit, NodeSplit, planetoid};
 use crate::tensor::Csr;
+use crate::train::random::{Random, hash};
 use crate::{Error, Result};
+use std::collections::HashSet;
 use std::path::{Path, PathBuf};
 
 /// Largest number of nodes, columns or classes that a file may name: more is a mistake, and would be allocated.
@@ -69,11 +71,14 @@ fn labels(path: &Path, nodes: usize) -> Result<Vec<Option<u32>>> {
 }
 
 impl Graph {
-    /// Reads a folder; labels are optional.
+    /// Reads a folder, of this form or Planetoid's (`ind.NAME.graph`, …); labels are optional.
     ///
     /// # Errors
     /// [`Error::Io`]; [`Error::Request`] that names file and line.
     pub fn load(folder: &Path) -> Result<Self> {
+        if let Some(name) = planetoid::name(folder) {
+            return planetoid::load(folder, &name);
+        }
         let features = features(&folder.join("features.svm"))?;
         let nodes = features.rows;
         let edges = pairs(&folder.join("edges.txt"), nodes)?;
@@ -83,15 +88,18 @@ impl Graph {
         let path = folder.join("feature4.txt");
         let extra = if path.exists() { Some(values(&path, nodes)?) } else { None };
         let name = folder.file_name().map_or_else(|| "graph".into(), |n| n.to_string_lossy().into_owned());
-        Ok(Self { name, nodes, edges, features, extra, labels, classes })
+        Ok(Self { name, nodes, edges, features, extra, labels, classes, split: None })
     }
 
-    /// Reads a division of the nodes, `split_NAME.json`.
+    /// Reads a division of the nodes, `split_NAME.json`; without that file the one that came with the graph is `nc`.
     ///
     /// # Errors
     /// [`Error::Io`]; [`Error::Request`] for nodes that are not there or have no class, or an empty part.
     pub fn node_split(&self, folder: &Path, name: &str) -> Result<NodeSplit> {
         let path = folder.join(format!("split_{name}.json"));
+        if let (Some(split), "nc", false) = (&self.split, name, path.exists()) {
+            return Ok(split.clone());
+        }
         let bad = |what: String| Error::Request(format!("{}: {what}", path.display()));
         let split: NodeSplit = serde_json::from_str(&read(&path)?).map_err(|e| bad(e.to_string()))?;
         for (part, nodes) in [("train", &split.train), ("valid", &split.valid), ("test", &split.test)] {
@@ -105,11 +113,14 @@ impl Graph {
         Ok(split)
     }
 
-    /// Reads the division of the edges, `lp_*.txt`.
+    /// Reads the division of the edges, `lp_*.txt`; without these files draws 5 % for validation and 10 % for the test, always the same.
     ///
     /// # Errors
     /// [`Error::Io`]; [`Error::Request`] for nodes that are not there, or an empty part.
     pub fn link_split(&self, folder: &Path) -> Result<LinkSplit> {
+        if !folder.join("lp_train.txt").exists() {
+            return self.draw_links(0);
+        }
         let part = |name: &str| {
             let path: PathBuf = folder.join(format!("lp_{name}.txt"));
             let all = pairs(&path, self.nodes)?;
@@ -122,6 +133,38 @@ impl Graph {
             valid_negatives: part("valid_neg")?,
             test_negatives: part("test_neg")?,
         })
+    }
+}
+
+impl Graph {
+    /// Draws a division of the edges, 85 / 5 / 10 %, and as many pairs that are none beside the latter two.
+    fn draw_links(&self, seed: u64) -> Result<LinkSplit> {
+        let (mut edges, mut g) = (self.edges.clone(), Random::new(seed, hash("links".bytes())));
+        let n = self.nodes as u64;
+        let below = |g: &mut Random, n: usize| (g.uniform() * n as f64) as usize % n.max(1);
+        for i in (1..edges.len()).rev() {
+            edges.swap(i, below(&mut g, i + 1));
+        }
+        let known: HashSet<[u32; 2]> = edges.iter().map(|&[a, b]| [a.min(b), a.max(b)]).collect();
+        let counts = [edges.len() / 20, edges.len() / 10];
+        let wanted = counts[0] + counts[1];
+        if counts[0] == 0 || n * n.saturating_sub(1) / 2 < (known.len() + 2 * wanted) as u64 {
+            let sizes = format!("{n} nodes with {} edges", edges.len());
+            return Err(Error::Request(format!("{sizes} are too few or too dense to draw links from: give lp_train.txt and its like")));
+        }
+        let mut apart = HashSet::new();
+        let mut negatives = Vec::with_capacity(wanted);
+        while negatives.len() < wanted {
+            let (a, b) = (below(&mut g, self.nodes) as u32, below(&mut g, self.nodes) as u32);
+            let pair = [a.min(b), a.max(b)];
+            if a != b && !known.contains(&pair) && apart.insert(pair) {
+                negatives.push(pair);
+            }
+        }
+        let test = edges.split_off(edges.len() - counts[1]);
+        let valid = edges.split_off(edges.len() - counts[0]);
+        let test_negatives = negatives.split_off(counts[0]);
+        Ok(LinkSplit { train: edges, valid, test, valid_negatives: negatives, test_negatives })
     }
 }
 

@@ -2,6 +2,7 @@
 
 mod load;
 mod metrics;
+mod planetoid;
 mod presets;
 mod run;
 
@@ -30,6 +31,8 @@ pub struct Graph {
     pub labels: Vec<Option<u32>>,
     /// Number of classes.
     pub classes: usize,
+    /// The division of the nodes that came with it.
+    pub split: Option<NodeSplit>,
 }
 
 /// Nodes in three parts, as lists that may name a node twice.

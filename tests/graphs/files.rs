@@ -83,3 +83,54 @@ fn what_is_wrong_is_named() {
     std::fs::remove_file(missing.join("edges.txt")).unwrap();
     assert!(read(&missing).unwrap_err().contains("edges.txt"));
 }
+
+#[test]
+fn planetoid_files_are_read() {
+    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures/planetoid");
+    let g = Graph::load(&folder).unwrap();
+    assert_eq!((g.name.as_str(), g.nodes, g.classes), ("tiny", 8, 3));
+    assert_eq!(g.edges, [[0, 1], [0, 2], [1, 3], [4, 5], [6, 7]]);
+    assert_eq!(g.labels, [Some(0), Some(1), Some(2), Some(0), Some(1), Some(0), None, Some(2)]);
+    assert_eq!(g.features.row(1).collect::<Vec<_>>(), [(1, 0.5), (3, 2.0)]);
+    assert_eq!(g.features.row(5).collect::<Vec<_>>(), [(1, 5.0)]);
+    assert_eq!(g.features.row(7).collect::<Vec<_>>(), [(3, 7.0)]);
+    let split = g.node_split(&folder, "nc").unwrap();
+    assert_eq!((split.train, split.valid, split.test), (vec![0, 1], vec![2, 3, 4], vec![5, 7]));
+    assert!(g.node_split(&folder, "other").is_err());
+    // Five edges are too few for a division.
+    assert!(g.link_split(&folder).unwrap_err().to_string().contains("lp_train.txt"));
+}
+
+/// Whatever a pickle says, reading it is an error or a graph, never a panic.
+#[test]
+fn hostile_pickles_are_errors() {
+    let from = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures/planetoid");
+    let to = std::env::temp_dir().join(format!("etalon-pickle-{}", std::process::id()));
+    std::fs::create_dir_all(&to).unwrap();
+    for f in std::fs::read_dir(&from).unwrap() {
+        let f = f.unwrap();
+        std::fs::copy(f.path(), to.join(f.file_name())).unwrap();
+    }
+    let system = b"\x80\x02cos\nsystem\nU\x02id\x85R.".to_vec();
+    for part in ["allx", "ally", "graph", "y"] {
+        let path = to.join(format!("ind.tiny.{part}"));
+        let good = std::fs::read(&path).unwrap();
+        let cut = (0..good.len()).step_by(3).map(|n| good[..n].to_vec());
+        let flipped = (0..good.len()).map(|i| {
+            let mut bytes = good.clone();
+            bytes[i] ^= 0x41;
+            bytes
+        });
+        for bytes in cut.chain([system.clone()]) {
+            std::fs::write(&path, bytes).unwrap();
+            let e = Graph::load(&to).unwrap_err().to_string();
+            assert!(e.contains("ind.tiny."), "{e}");
+        }
+        for bytes in flipped {
+            std::fs::write(&path, bytes).unwrap();
+            drop(Graph::load(&to));
+        }
+        std::fs::write(&path, good).unwrap();
+    }
+    std::fs::remove_dir_all(&to).unwrap();
+}

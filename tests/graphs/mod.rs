@@ -28,7 +28,16 @@ pub fn tree(nodes: usize, seed: u64) -> Graph {
         entries.push((n as u32, 10 + rng.random_range(0..3), rng.random_range(0.0f32..1.0)));
     }
     let features = Csr::from_entries(nodes, 13, entries).unwrap();
-    Graph { name: "tree".into(), nodes, edges, features, extra: None, labels: branch.into_iter().map(Some).collect(), classes: 3 }
+    Graph {
+        name: "tree".into(),
+        nodes,
+        edges,
+        features,
+        extra: None,
+        labels: branch.into_iter().map(Some).collect(),
+        classes: 3,
+        split: None,
+    }
 }
 
 /// A ring, each node linked with the three before it; features tell the part of the ring.
@@ -37,7 +46,7 @@ pub fn ring(nodes: usize) -> Graph {
     let edges = (0..n).flat_map(|a| (1..4).map(move |d| [(a + d) % n, a])).collect();
     let entries = (0..n).flat_map(|a| [(a, a / 6, 1.0f32), (a, (a + 3) % n / 6, 0.5)]).collect();
     let features = Csr::from_entries(nodes, nodes.div_ceil(6), entries).unwrap();
-    Graph { name: "ring".into(), nodes, edges, features, extra: None, labels: vec![None; nodes], classes: 0 }
+    Graph { name: "ring".into(), nodes, edges, features, extra: None, labels: vec![None; nodes], classes: 0, split: None }
 }
 
 pub fn node_split(g: &Graph) -> NodeSplit {
