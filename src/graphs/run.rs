@@ -53,8 +53,10 @@ pub struct Outcome {
     /// The seed.
     pub seed: u64,
     /// F1 (nc) or average precision (lp) on the test part, at the best validation.
+    #[serde(deserialize_with = "null_is_nan")]
     pub test: f64,
     /// The same on the validation part: for lp the mean of average precision and area under the curve.
+    #[serde(deserialize_with = "null_is_nan")]
     pub valid: f64,
     /// Area under the ROC curve on the test part (lp).
     pub roc_auc: Option<f64>,
@@ -63,6 +65,7 @@ pub struct Outcome {
     /// Epochs in all.
     pub epochs: usize,
     /// Mean loss of the last report's epochs.
+    #[serde(deserialize_with = "null_is_nan")]
     pub loss: f64,
     /// Re-SVDs done.
     pub re_svds: usize,
@@ -74,6 +77,11 @@ pub struct Outcome {
     pub adapter: String,
     /// What was not a number, where the run ended by that.
     pub diverged: Option<String>,
+}
+
+/// JSON has null for NaN, which a run that diverged may leave.
+fn null_is_nan<'de, D: serde::Deserializer<'de>>(d: D) -> std::result::Result<f64, D::Error> {
+    Ok(Option::<f64>::deserialize(d)?.unwrap_or(f64::NAN))
 }
 
 /// Called with epochs done, the loss, and the best validation so far.
