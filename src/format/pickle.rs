@@ -186,7 +186,9 @@ impl Reader<'_> {
     fn step(&mut self) -> Result<bool> {
         let op = self.number::<1>()?[0];
         match op {
-            0x80 => drop(self.take(1)?),
+            0x80 => {
+                self.take(1)?;
+            }
             b'.' => return Ok(false),
             b'(' => self.marks.push(self.stack.len()),
             b'c' => {
