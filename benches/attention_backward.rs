@@ -25,6 +25,7 @@ pub(super) fn bench(c: &mut Criterion) {
                     state,
                     x: &x,
                     causal: true,
+                    cross: false,
                     sequences,
                     kv_heads,
                     head_dim: d,

@@ -73,9 +73,10 @@ fn main(@builtin(workgroup_id) wid: vec3<u32>, @builtin(local_invocation_index) 
     let own0 = (wid.x + params.origin.x) * 32u;
     let head = wid.y + params.origin.y;
     let sequence = wid.z + params.origin.z;
-    let count = valid(sequence);
-    let range = met(own0, 32u, count);
-    let first_row = sequence * params.sequence_rows;
+    let counts = valid(sequence);
+    let range = met(own0, 32u, counts);
+    let first_own = sequence * params.own_rows;
+    let first_other = sequence * params.stream_rows;
     let tx = lane % 16u;
     let ty = lane / 16u;
     // What this invocation keeps of the outputs.
@@ -91,11 +92,11 @@ fn main(@builtin(workgroup_id) wid: vec3<u32>, @builtin(local_invocation_index) 
 #for a in 0..2
     let own_$a = own0 + ty + $(16 * a)u;
 #if !KEYS
-    let stats_$a = stats[stats_at(sequence, min(own_$a, params.sequence_rows - 1u), head)];
+    let stats_$a = stats[stats_at(sequence, min(own_$a, params.own_rows - 1u), head)];
 #end
 #end
     // What lies past the valid rows is the last of them again, and weighs nothing.
-    let last = max(count, 1u) - 1u;
+    let last = max(counts, vec2<u32>(1u)) - 1u;
 #if KEYS
     for (var other_head = head * params.group; other_head < (head + 1u) * params.group; other_head++) {
 #else
@@ -117,10 +118,10 @@ fn main(@builtin(workgroup_id) wid: vec3<u32>, @builtin(local_invocation_index) 
                 let at = i / $(C4)u;
                 let e = 4u * (chunk + i % $(C4)u);
                 if (at < 32u) {
-                    let r = first_row + min(own0 + at, last);
+                    let r = first_own + min(own0 + at, last.x);
                     rows[at * $(PAD)u + i % $(C4)u] = fetch$(x - 1)(params.own$(x)_offset + r * params.own$(x)_stride + head * $(D)u, e);
                 } else if (at < 64u) {
-                    let r = first_row + min(other0 + at - 32u, last);
+                    let r = first_other + min(other0 + at - 32u, last.y);
                     let source = params.stream$(x)_offset + r * params.stream$(x)_stride + other_head * $(D)u;
                     rows[at * $(PAD)u + i % $(C4)u] = fetch$(x + 1)(source, e);
                 }
@@ -143,7 +144,7 @@ fn main(@builtin(workgroup_id) wid: vec3<u32>, @builtin(local_invocation_index) 
 #for b in 0..2
         let other_$b = other0 + tx + $(16 * b)u;
 #if KEYS
-        let stats_$b = stats[stats_at(sequence, min(other_$b, last), other_head)];
+        let stats_$b = stats[stats_at(sequence, min(other_$b, last.y), other_head)];
 #end
 #end
 #for a in 0..2
@@ -153,7 +154,7 @@ fn main(@builtin(workgroup_id) wid: vec3<u32>, @builtin(local_invocation_index) 
 #else
         let of_$(a)_$b = stats_$a;
 #end
-        let p_$(a)_$b = select(0.0, exp(params.scale * s1_$(a)_$b - of_$(a)_$b.x), meets(own_$a, other_$b, count));
+        let p_$(a)_$b = select(0.0, exp(params.scale * s1_$(a)_$b - of_$(a)_$b.x), meets(own_$a, other_$b, counts));
         let d_$(a)_$b = select(0.0, p_$(a)_$b * (s2_$(a)_$b - of_$(a)_$b.y), p_$(a)_$b > 0.0);
 #end
 #end
@@ -176,7 +177,7 @@ fn main(@builtin(workgroup_id) wid: vec3<u32>, @builtin(local_invocation_index) 
 #for l in 0..((32 * PW + 255) / 256)
         {
             let i = lane + $(256 * l)u;
-            let r = first_row + min(other0 + i / $(PW)u, last);
+            let r = first_other + min(other0 + i / $(PW)u, last.y);
             let source = params.stream$(O)_offset + r * params.stream$(O)_stride + other_head * $(D)u;
             if (i < $(32 * PW)u) { rows[i] = fetch$(O + 1)(source, 4u * ($(p * PW)u + i % $(PW)u)); }
         }
@@ -202,8 +203,8 @@ fn main(@builtin(workgroup_id) wid: vec3<u32>, @builtin(local_invocation_index) 
     if (row < $(TALL)u) {
 #for p in 0..PASSES
 #for r in 0..(32 / TALL)
-        if (own0 + row + $(r * TALL)u < params.sequence_rows && $(p * PW)u + column < $(W)u) {
-            let r = first_row + own0 + row + $(r * TALL)u;
+        if (own0 + row + $(r * TALL)u < params.own_rows && $(p * PW)u + column < $(W)u) {
+            let r = first_own + own0 + row + $(r * TALL)u;
             let e = 4u * ($(p * PW)u + column);
             store1(params.out1_offset + r * params.out1_stride + head * $(D)u, e, params.scale * sum1_$(p)_$r);
 #if KEYS

@@ -13,12 +13,12 @@ fn main(@builtin(workgroup_id) wid: vec3<u32>, @builtin(subgroup_invocation_id) 
     let own0 = (wid.x + params.origin.x) * $(8 * BLOCKS)u;
     let head = wid.y + params.origin.y;
     let sequence = wid.z + params.origin.z;
-    let count = valid(sequence);
-    let range = met(own0, $(8 * BLOCKS)u, count);
-    let first_row = sequence * params.sequence_rows;
+    let counts = valid(sequence);
+    let range = met(own0, $(8 * BLOCKS)u, counts);
+    let first_other = sequence * params.stream_rows;
 #for b in 0..BLOCKS
     let own_$b = own0 + $(8 * b)u + lane;
-    let row_$b = first_row + min(own_$b, params.sequence_rows - 1u);
+    let row_$b = sequence * params.own_rows + min(own_$b, params.own_rows - 1u);
 #for x in 1..3
     let at$(x)_$b = (params.own$(x)_offset + row_$b * params.own$(x)_stride + head * $(D)u) >> 2u;
 #for c in 0..W
@@ -31,10 +31,10 @@ fn main(@builtin(workgroup_id) wid: vec3<u32>, @builtin(subgroup_invocation_id) 
 #end
 #end
 #if !KEYS
-    let stats_$b = stats[stats_at(sequence, min(own_$b, params.sequence_rows - 1u), head)];
+    let stats_$b = stats[stats_at(sequence, min(own_$b, params.own_rows - 1u), head)];
 #end
 #end
-    let last = max(count, 1u) - 1u;
+    let last = max(counts.y, 1u) - 1u;
 #for g in 0..LOADS
     let part_row_$g = ($(8 * g)u + lane) / $(W)u;
     let part_col_$g = ($(8 * g)u + lane) % $(W)u;
@@ -48,7 +48,7 @@ fn main(@builtin(workgroup_id) wid: vec3<u32>, @builtin(subgroup_invocation_id) 
     for (var other0 = range.x; other0 < range.y; other0 += $(T)u) {
         // What lies past the valid rows is the last of them again, and weighs nothing.
 #for g in 0..LOADS
-        let r_$g = first_row + min(other0 + part_row_$g, last);
+        let r_$g = first_other + min(other0 + part_row_$g, last);
 #for x in 1..3
         let load$(x)_$g = stream$x[((params.stream$(x)_offset + r_$g * params.stream$(x)_stride + other_head * $(D)u) >> 2u) + part_col_$g];
 #end
@@ -78,7 +78,7 @@ fn main(@builtin(workgroup_id) wid: vec3<u32>, @builtin(subgroup_invocation_id) 
 #else
         let of_$(t)_$b = stats_$b;
 #end
-        let p_$(t)_$b = select(0.0, exp(params.scale * s1_$(t)_$b - of_$(t)_$b.x), meets(own_$b, other0 + $(t)u, count));
+        let p_$(t)_$b = select(0.0, exp(params.scale * s1_$(t)_$b - of_$(t)_$b.x), meets(own_$b, other0 + $(t)u, counts));
         let d_$(t)_$b = select(0.0, p_$(t)_$b * (s2_$(t)_$b - of_$(t)_$b.y), p_$(t)_$b > 0.0);
 #for c in 0..W
         sum1_$(b)_$c += d_$(t)_$b * other1_$(t)_$c;
@@ -91,7 +91,7 @@ fn main(@builtin(workgroup_id) wid: vec3<u32>, @builtin(subgroup_invocation_id) 
     }
     }
 #for b in 0..BLOCKS
-    if (own_$b < params.sequence_rows) {
+    if (own_$b < params.own_rows) {
 #for c in 0..W
         out1[((params.out1_offset + row_$b * params.out1_stride + head * $(D)u) >> 2u) + $(c)u] = params.scale * sum1_$(b)_$c;
 #if KEYS

@@ -1,13 +1,14 @@
 // delta[r, h] = dO[r, h] . O[r, h], which every gradient of the row's weights needs, beside the row's log-sum-exp.
 //
-// Teams of 8 invocations take a row and head each; an invocation every 8th element (VEC: vec4). Rows that are not valid get 0.
+// Teams of 8 invocations take a row and head each; an invocation every 8th element (VEC: vec4). Rows that are not valid get 0;
+// `cross`: all are valid.
 #import common/state
 
 struct Params {
     origin: vec4<u32>,
     rows: u32, heads: u32, sequence_rows: u32, state_offset: u32,
     o_offset: u32, o_stride: u32, d_offset: u32, d_stride: u32,
-    lse_offset: u32, lse_stride: u32, stats_offset: u32, pad: u32,
+    lse_offset: u32, lse_stride: u32, stats_offset: u32, cross: u32,
 }
 @group(0) @binding(0) var<uniform> params: Params;
 @group(0) @binding(1) var<storage, read> state: array<u32>; // (sequences, 32)
@@ -45,7 +46,7 @@ fn main(@builtin(workgroup_id) wid: vec3<u32>, @builtin(local_invocation_index) 
         sum += sums[lane + $(e)u];
 #end
         let count = state[params.state_offset + row / params.sequence_rows * 32u + COUNT];
-        sum = select(0.0, sum, row % params.sequence_rows < count);
+        sum = select(0.0, sum, params.cross != 0u || row % params.sequence_rows < count);
         stats[params.stats_offset + i] = vec2<f32>(lse[params.lse_offset + row * params.lse_stride + head], sum);
     }
 }

@@ -1,7 +1,8 @@
 // What the attention kernels share: operands, which keys a row sees, and where its result goes. Each declares k and v itself.
 //
-// CAUSAL: row t of a sequence sees length + t + 1 keys, else all `count` of them. SPLIT: a workgroup takes one of `splits` parts of
-// the keys and writes D elements (divided by their own total) and the logarithm of that total for attention_merge.
+// CAUSAL: row t of a sequence sees length + t + 1 keys, else all `count` of them; there are `capacity`, which may be more or fewer
+// than the sequence's queries. SPLIT: a workgroup takes one of `splits` parts of the keys and writes D elements (divided by their own
+// total) and the logarithm of that total for attention_merge.
 #import common/state
 
 struct Params {

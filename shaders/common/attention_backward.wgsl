@@ -4,16 +4,17 @@
 // A workgroup owns some rows of one head and streams over the rows of the other side. KEYS: it owns keys (own1 = K, own2 = V) and
 // streams over queries (stream1 = Q, stream2 = dO) of all heads of its group; else it owns queries (own1 = Q, own2 = dO) and streams
 // over keys (stream1 = K, stream2 = V). Either way S = own1 . stream1, dP = own2 . stream2, out1 = scale sum dS stream1, and for
-// keys out2 = sum P stream2. Rows from the sequence's count on are not seen, and get zeros.
+// keys out2 = sum P stream2. Rows from the sequence's count on are not seen, and get zeros; `cross`: that counts keys alone, and all
+// queries are valid.
 #import common/state
 
 struct Params {
     origin: vec4<u32>,
-    sequence_rows: u32, heads: u32, group: u32, state_offset: u32,
+    own_rows: u32, heads: u32, group: u32, state_offset: u32,
     own1_offset: u32, own1_stride: u32, own2_offset: u32, own2_stride: u32,
     stream1_offset: u32, stream1_stride: u32, stream2_offset: u32, stream2_stride: u32,
     out1_offset: u32, out1_stride: u32, out2_offset: u32, out2_stride: u32,
-    stats_offset: u32, scale: f32, pad0: u32, pad1: u32,
+    stats_offset: u32, scale: f32, stream_rows: u32, cross: u32,
 }
 @group(0) @binding(0) var<uniform> params: Params;
 @group(0) @binding(1) var<storage, read> state: array<u32>; // (sequences, 32)
@@ -41,39 +42,50 @@ struct Params {
 #end
 #end
 
-// Valid rows of a sequence.
-fn valid(sequence: u32) -> u32 {
-    return min(state[params.state_offset + sequence * 32u + COUNT], params.sequence_rows);
+// Valid rows of a sequence, of this side and of the other.
+fn valid(sequence: u32) -> vec2<u32> {
+    let rows = vec2<u32>(params.own_rows, params.stream_rows);
+    let counted = min(vec2<u32>(state[params.state_offset + sequence * 32u + COUNT]), rows);
+#if KEYS
+    return vec2<u32>(counted.x, select(counted.y, rows.y, params.cross != 0u));
+#else
+    return vec2<u32>(select(counted.x, rows.x, params.cross != 0u), counted.y);
+#end
 }
 
 // The first row of the other side that rows own0.. (up to `size` of them) meet, and the one past the last.
-fn met(own0: u32, size: u32, count: u32) -> vec2<u32> {
-    if (own0 >= count) { return vec2<u32>(0u); }
+fn met(own0: u32, size: u32, counts: vec2<u32>) -> vec2<u32> {
+    if (own0 >= counts.x) { return vec2<u32>(0u); }
 #if CAUSAL && KEYS
-    return vec2<u32>(own0, count);
+    return vec2<u32>(own0, counts.y);
 #end
 #if CAUSAL && !KEYS
-    return vec2<u32>(0u, min(own0 + size, count));
+    return vec2<u32>(0u, min(own0 + size, counts.y));
 #end
 #if !CAUSAL
-    return vec2<u32>(0u, count);
+    return vec2<u32>(0u, counts.y);
 #end
 }
 
 // Whether row `own` of this side meets row `other` of the other.
-fn meets(own: u32, other: u32, count: u32) -> bool {
+fn meets(own: u32, other: u32, counts: vec2<u32>) -> bool {
 #if CAUSAL && KEYS
-    return own < count && other < count && own <= other;
+    return own < counts.x && other < counts.y && own <= other;
 #end
 #if CAUSAL && !KEYS
-    return own < count && other < count && other <= own;
+    return own < counts.x && other < counts.y && other <= own;
 #end
 #if !CAUSAL
-    return own < count && other < count;
+    return own < counts.x && other < counts.y;
 #end
 }
 
 // Where a query's lse and delta lie.
 fn stats_at(sequence: u32, t: u32, head: u32) -> u32 {
-    return params.stats_offset + (sequence * params.sequence_rows + t) * params.heads + head;
+#if KEYS
+    let rows = params.stream_rows;
+#else
+    let rows = params.own_rows;
+#end
+    return params.stats_offset + (sequence * rows + t) * params.heads + head;
 }

@@ -10,10 +10,12 @@ use crate::plan::SlotId;
 /// Which attention.
 #[derive(Debug, Clone, Copy)]
 pub struct Attention {
-    /// The sequences' states: `count` rows of each are valid.
+    /// The sequences' states: `count` keys of each are valid, and without `cross` as many queries.
     pub state: SlotId,
     /// Row t sees rows up to its own.
     pub causal: bool,
+    /// Queries are another sequence's rows, all of them valid, and may be more or fewer than the keys. Not with `causal`.
+    pub cross: bool,
     /// Number of sequences.
     pub sequences: usize,
     /// Key heads.
@@ -52,6 +54,7 @@ impl Tape {
                     state: a.state,
                     x: &x,
                     causal: a.causal,
+                    cross: a.cross,
                     sequences: a.sequences,
                     kv_heads: a.kv_heads,
                     head_dim: a.head_dim,

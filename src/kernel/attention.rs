@@ -15,9 +15,10 @@ use std::ops::Range;
 pub enum Keys {
     /// In a cache that the new tokens were appended to; causal.
     Cache(Cache),
-    /// In the activations of the run itself.
+    /// In the activations of the run itself. Valid are as many keys of a sequence as its state counts.
     Activations {
-        /// Row t sees rows up to its own; otherwise every valid row of its sequence.
+        /// Row t sees keys up to its own, of as many as there are queries; otherwise every valid key of its sequence, where the rows
+        /// of keys and values may be other than the queries', in number too.
         causal: bool,
         /// Number of sequences.
         sequences: usize,
@@ -36,7 +37,7 @@ struct Shape {
     causal: bool,
     /// Query heads of a key head.
     group: usize,
-    /// Rows of a sequence.
+    /// Queries of a sequence.
     rows: usize,
     /// Keys and values can be read as vec4.
     aligned: bool,
@@ -103,7 +104,7 @@ pub(crate) fn variants(facts: &Facts) -> Vec<Variant> {
     let mut out: Vec<Variant> = Vec::new();
     for head_dim in [20, 32, 64, 65, 80, 96, 128, 160, 256] {
         out.push(merge_variant(head_dim));
-        for (group, rows) in (1..=8).flat_map(|group| [1, 2, 3, 4, 5, 8, 100].map(|rows| (group, rows))) {
+        for (group, rows) in (1..=8).flat_map(|group| [1, 2, 3, 4, 5, 6, 7, 8, 16, 24, 100].map(|rows| (group, rows))) {
             for flags in 0..4 {
                 let [causal, aligned] = [1, 2].map(|bit| flags & bit != 0);
                 let shape = Shape { head_dim, causal, group, rows, aligned: aligned && head_dim.is_multiple_of(4) };
@@ -156,8 +157,10 @@ struct Call<'a> {
     sequences: usize,
     heads: usize,
     kv_heads: usize,
+    /// Most keys of a sequence.
     capacity: usize,
-    strides: Strides,
+    /// Of keys and of values.
+    strides: [Strides; 2],
     splits: usize,
     /// Where the result goes: the output, or its parts.
     o: Tensor,
@@ -175,7 +178,7 @@ impl Call<'_> {
     }
 }
 
-/// Strides and windows of keys (or values), in words.
+/// Strides of keys (or values), in words.
 struct Strides {
     sequence: usize,
     head: usize,
@@ -223,19 +226,26 @@ pub fn attention_saving(
 fn call<'a>(label: &'a str, state: SlotId, x: &'a Qkv, keys: &'a Keys, head_dim: usize, scale: f32, o: &Tensor) -> Result<Call<'a>> {
     let (sequences, kv_heads, capacity, causal) = match keys {
         Keys::Cache(c) => (c.sequences, c.kv_heads, c.capacity, true),
-        Keys::Activations { causal, sequences, kv_heads } => (*sequences, *kv_heads, x.q.rows / (*sequences).max(1), *causal),
+        Keys::Activations { causal, sequences, kv_heads } => (*sequences, *kv_heads, x.k.rows / (*sequences).max(1), *causal),
+    };
+    let keys_fit = match keys {
+        Keys::Cache(_) => true,
+        Keys::Activations { .. } => [&x.k, &x.v].iter().all(|t| {
+            let rows = if causal { x.q.rows } else { sequences * capacity };
+            (t.rows, t.cols) == (rows, kv_heads * head_dim)
+        }),
     };
     let heads = x.q.cols / head_dim.max(1);
     let fits = heads * head_dim == x.q.cols && kv_heads > 0 && heads.is_multiple_of(kv_heads) && (o.rows, o.cols) == (x.q.rows, x.q.cols);
-    if !fits || sequences == 0 || !x.q.rows.is_multiple_of(sequences) {
-        let (q, k) = (&x.q, &x.k);
-        return Err(Error::shape("attention", format!("{label}: q ({}, {}), k ({}, {}), head {head_dim}", q.rows, q.cols, k.rows, k.cols)));
+    if !fits || !keys_fit || sequences == 0 || !x.q.rows.is_multiple_of(sequences) {
+        let [q, k, v] = [&x.q, &x.k, &x.v].map(|t| format!("({}, {})", t.rows, t.cols));
+        return Err(Error::shape("attention", format!("{label}: q {q}, k {k}, v {v}, head {head_dim}, causal {causal}")));
     }
     let rows = x.q.rows / sequences;
-    let strides = match keys {
+    let strides = [&x.k, &x.v].map(|t| match keys {
         Keys::Cache(c) => Strides { sequence: c.kv_heads * c.head_words(), head: c.head_words(), row: c.head_dim },
-        Keys::Activations { .. } => Strides { sequence: rows * x.k.stride, head: head_dim, row: x.k.stride },
-    };
+        Keys::Activations { .. } => Strides { sequence: capacity * t.stride, head: head_dim, row: t.stride },
+    });
     let whole = |t: &Tensor| t.offset.is_multiple_of(4) && t.stride.is_multiple_of(4);
     let aligned = head_dim.is_multiple_of(4) && (matches!(keys, Keys::Cache(_)) || whole(&x.k) && whole(&x.v));
     let shape = Shape { head_dim, causal, group: heads / kv_heads, rows, aligned };
@@ -273,10 +283,11 @@ fn grid(variant: &Variant, rows: usize, heads: usize, sequences: usize) -> [u32;
 /// Sequences and key heads that are an op each: all at once, unless that would exceed a binding.
 fn pieces(b: &Builder, call: &Call<'_>) -> Result<Vec<(Range<usize>, Range<usize>)>> {
     let (x, sequences) = (call.x, call.sequences);
-    let widest = x.q.stride.max(call.o.stride).max(x.k.stride).max(call.lse.map_or(0, |t| t.stride));
-    let whole = b.row_chunks(sequences, call.shape.rows * widest)?;
+    let [k, v] = call.strides.each_ref().map(|s| s.sequence);
+    let queries = call.shape.rows * x.q.stride.max(call.o.stride).max(call.lse.map_or(0, |t| t.stride));
+    let whole = b.row_chunks(sequences, if matches!(call.keys, Keys::Cache(_)) { queries } else { queries.max(k).max(v) })?;
     match call.keys {
-        Keys::Cache(c) if b.row_chunks(sequences, call.strides.sequence).is_ok_and(|v| v.len() == 1) && whole.len() == 1 => {
+        Keys::Cache(c) if b.row_chunks(sequences, k).is_ok_and(|v| v.len() == 1) && whole.len() == 1 => {
             Ok(vec![(0..sequences, 0..c.kv_heads)])
         }
         Keys::Cache(c) => {
@@ -296,7 +307,7 @@ fn keys_and_values(b: &Builder, call: &Call<'_>, s: &Range<usize>, kv: &Range<us
             Ok((b.window(c.k, words.clone())?, b.window(c.v, words)?))
         }
         Keys::Activations { .. } => {
-            let r = s.start * call.shape.rows..s.end * call.shape.rows;
+            let r = s.start * call.capacity..s.end * call.capacity;
             Ok((b.view(&call.x.k.slice_rows(r.clone()))?, b.view(&call.x.v.slice_rows(r))?))
         }
     }
@@ -314,7 +325,7 @@ fn piece(b: &mut Builder, call: &Call<'_>, s: Range<usize>, kv: Range<usize>) ->
     let back = |offset: u32, stride: usize| offset.wrapping_sub((s.start * rows * stride) as u32);
     let mut params = vec![rows as u32, call.heads as u32, group as u32, *splits as u32];
     params.extend([back(q.offset, x.q.stride), x.q.stride as u32, back(ow.offset, o.stride), o.stride as u32]);
-    for w in [k, v] {
+    for (w, strides) in [k, v].iter().zip(strides) {
         params.extend([w.offset, strides.sequence as u32, strides.head as u32, strides.row as u32]);
     }
     params.extend([call.capacity as u32, first_head as u32, s.start as u32, call.scale.to_bits()]);

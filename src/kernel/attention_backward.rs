@@ -18,6 +18,8 @@ pub struct AttentionGradient<'a> {
     pub x: &'a Qkv,
     /// Row t sees rows up to its own; otherwise every valid row of its sequence.
     pub causal: bool,
+    /// Queries are another sequence's rows: all of them count, and the states count keys alone. Not with `causal`.
+    pub cross: bool,
     /// Number of sequences.
     pub sequences: usize,
     /// Key heads.
@@ -47,8 +49,10 @@ struct Shape {
     causal: bool,
     /// Query heads of a key head.
     group: usize,
-    /// Rows of a sequence.
+    /// Rows of a sequence that are owned.
     rows: usize,
+    /// Rows of a sequence that are streamed over.
+    stream: usize,
     /// Everything can be read and written as vec4.
     aligned: bool,
 }
@@ -60,11 +64,11 @@ const LANES_WORK: usize = 256;
 
 /// `keys`: for dK and dV, else for dQ.
 fn variant(facts: &Facts, shape: Shape, keys: bool) -> Variant {
-    let Shape { head_dim, causal, group, rows, aligned } = shape;
+    let Shape { head_dim, causal, group, rows, stream, aligned } = shape;
     let mut defines = vec![("D", head_dim as i64), ("CAUSAL", i64::from(causal)), ("KEYS", i64::from(keys)), ("VEC", i64::from(aligned))];
     let access = &ACCESS[..7 + usize::from(keys)];
     let lanes = facts.wide_lanes() && facts.trusts("attention_backward_lanes", 8);
-    if lanes && aligned && head_dim <= 128 && rows.saturating_mul(group) <= LANES_STREAM {
+    if lanes && aligned && head_dim <= 128 && stream.saturating_mul(group) <= LANES_STREAM {
         // Streamed rows that are whole loads of 8 vec4.
         let t = [1, 2, 4, 8].into_iter().find(|t| (t * head_dim).is_multiple_of(32)).unwrap_or(8);
         let blocks = (LANES_WORK / (t * head_dim)).clamp(1, 4).min(rows.div_ceil(8)).max(1);
@@ -98,7 +102,7 @@ pub(crate) fn variants(facts: &Facts) -> Vec<Variant> {
         for aligned in [false, true].into_iter().filter(|aligned| !aligned || head_dim % 4 == 0) {
             out.push(delta_variant(head_dim, aligned));
             for (causal, keys, rows) in (0..20).map(|i| (i & 1 > 0, i & 2 > 0, 8 * (i / 4))) {
-                out.push(variant(facts, Shape { head_dim, causal, group: 1, rows, aligned }, keys));
+                out.push(variant(facts, Shape { head_dim, causal, group: 1, rows, stream: rows, aligned }, keys));
             }
         }
     }
@@ -112,22 +116,22 @@ pub(crate) fn variants(facts: &Facts) -> Vec<Variant> {
 /// `P = exp(scale Q Kᵀ - lse)`, `dS = P (dO Vᵀ - rowsum(dO O))`, `dQ = scale dS K`, `dK = scale dSᵀ Q`, `dV = Pᵀ dO`.
 ///
 /// Sums over the query heads of a key head are part of dK and dV. Rows of a sequence from its count on are not seen by any other,
-/// whatever they hold, and get zeros. Equal calls give equal bits. Sequences begin at their first row: the states' lengths are 0.
+/// whatever they hold, and get zeros; with `cross`, only keys and values are counted, and as many queries and keys as there are
+/// rows of each belong to a sequence. Equal calls give equal bits. Sequences begin at their first row: the states' lengths are 0.
 ///
 /// # Errors
 /// [`Error::Shape`] where the operands do not fit each other; [`Error::Plan`] where an output shares its slot with any other
 /// operand; [`Error::Limit`].
 pub fn attention_backward(b: &mut Builder, label: &str, g: &AttentionGradient<'_>) -> Result<()> {
     let heads = check(label, g)?;
-    let rows = g.x.q.rows / g.sequences;
     if g.x.q.rows == 0 {
         return Ok(());
     }
-    let tensors = [&g.x.q, &g.x.k, &g.x.v, g.o, g.d_o, &g.dx.q, &g.dx.k, &g.dx.v];
-    let widest = tensors.iter().map(|t| t.stride).chain([g.lse.stride, 2 * heads]).max().unwrap_or(0);
     let stats = b.transient("attention statistics", g.x.q.rows, 2 * heads);
-    for sequences in b.row_chunks(g.sequences, rows * widest)? {
-        let piece = Piece { label, g, rows, heads, sequences, stats };
+    let tensors = [&g.x.q, &g.x.k, &g.x.v, g.o, g.d_o, g.lse, &g.dx.q, &g.dx.k, &g.dx.v, &stats];
+    let longest = tensors.iter().map(|t| t.rows / g.sequences * t.stride).max().unwrap_or(0);
+    for sequences in b.row_chunks(g.sequences, longest)? {
+        let piece = Piece { label, g, heads, sequences, stats };
         piece.delta(b)?;
         piece.push(b, false)?;
         piece.push(b, true)?;
@@ -147,10 +151,16 @@ fn check(label: &str, g: &AttentionGradient<'_>) -> Result<usize> {
     if heads * g.head_dim != q.cols || g.kv_heads == 0 || heads == 0 || !heads.is_multiple_of(g.kv_heads) {
         return fault("heads must divide the columns, and key heads the heads");
     }
-    if (k.rows, k.cols) != (q.rows, g.kv_heads * g.head_dim) || !like(&g.x.v, k) {
-        return fault("keys and values must have a row for each query and all key heads");
+    if g.cross && g.causal {
+        return fault("the queries of another sequence cannot be causal");
     }
-    if g.sequences == 0 || !q.rows.is_multiple_of(g.sequences) {
+    if k.cols != g.kv_heads * g.head_dim || !like(&g.x.v, k) {
+        return fault("keys and values must have all key heads, and as many rows");
+    }
+    if if g.cross { (k.rows == 0) != (q.rows == 0) } else { k.rows != q.rows } {
+        return fault("keys and values must have a row for each query, or with cross any rows where there are queries");
+    }
+    if g.sequences == 0 || !q.rows.is_multiple_of(g.sequences) || !k.rows.is_multiple_of(g.sequences) {
         return fault("sequences must divide the rows");
     }
     if !like(g.o, q) || !like(g.d_o, q) || (g.lse.rows, g.lse.cols) != (q.rows, heads) {
@@ -169,8 +179,6 @@ fn check(label: &str, g: &AttentionGradient<'_>) -> Result<usize> {
 struct Piece<'a> {
     label: &'a str,
     g: &'a AttentionGradient<'a>,
-    /// Rows of a sequence.
-    rows: usize,
     heads: usize,
     sequences: Range<usize>,
     /// lse and delta of each row and head.
@@ -185,7 +193,8 @@ fn whole(head_dim: usize, all: &[&Tensor]) -> bool {
 impl Piece<'_> {
     /// The rows of the piece.
     fn cut(&self, t: &Tensor) -> Tensor {
-        t.slice_rows(self.sequences.start * self.rows..self.sequences.end * self.rows)
+        let rows = t.rows / self.g.sequences;
+        t.slice_rows(self.sequences.start * rows..self.sequences.end * rows)
     }
 
     fn state(&self, b: &Builder) -> Result<Window> {
@@ -193,12 +202,13 @@ impl Piece<'_> {
     }
 
     fn delta(&self, b: &mut Builder) -> Result<()> {
-        let (g, rows) = (self.g, self.rows * self.sequences.len());
+        let g = self.g;
         let [o, d_o, lse, stats] = [g.o, g.d_o, g.lse, &self.stats].map(|t| self.cut(t));
         let [ow, dw, lw, sw] = [b.view(&o)?, b.view(&d_o)?, b.view(&lse)?, b.view(&stats)?];
-        let state = self.state(b)?;
-        let mut params = vec![rows as u32, self.heads as u32, self.rows as u32, state.offset];
-        params.extend([ow.offset, o.stride as u32, dw.offset, d_o.stride as u32, lw.offset, lse.stride as u32, sw.offset / 2, 0]);
+        let (state, rows) = (self.state(b)?, o.rows);
+        let mut params = vec![rows as u32, self.heads as u32, (rows / self.sequences.len()) as u32, state.offset];
+        params.extend([ow.offset, o.stride as u32, dw.offset, d_o.stride as u32, lw.offset, lse.stride as u32, sw.offset / 2]);
+        params.push(u32::from(g.cross));
         b.push(OpSpec {
             label: format!("{} delta", self.label),
             variant: delta_variant(g.head_dim, whole(g.head_dim, &[&o, &d_o])),
@@ -213,16 +223,18 @@ impl Piece<'_> {
 
     /// dK and dV, or dQ.
     fn push(&self, b: &mut Builder, keys: bool) -> Result<()> {
-        let (g, rows, d) = (self.g, self.rows, self.g.head_dim);
+        let (g, d) = (self.g, self.g.head_dim);
         let (queries, others) = ([&g.x.q, g.d_o], [&g.x.k, &g.x.v]);
         let (own, stream) = if keys { (others, queries) } else { (queries, others) };
         let outputs = if keys { vec![&g.dx.k, &g.dx.v] } else { vec![&g.dx.q] };
         let all: Vec<Tensor> = own.into_iter().chain(stream).chain(outputs).map(|t| self.cut(t)).collect();
+        let (rows, stream) = (own[0].rows / g.sequences, stream[0].rows / g.sequences);
         let shape = Shape {
             head_dim: d,
             causal: g.causal,
             group: self.heads / g.kv_heads,
             rows,
+            stream,
             aligned: whole(d, &all.iter().collect::<Vec<_>>()),
         };
         let state = self.state(b)?;
@@ -233,13 +245,13 @@ impl Piece<'_> {
             params.extend([w.offset, t.stride as u32]);
         }
         params.resize(16, 0);
-        params.extend([stats.offset / 2, g.scale.to_bits(), 0, 0]);
+        params.extend([stats.offset / 2, g.scale.to_bits(), stream as u32, u32::from(g.cross)]);
         windows.insert(4, stats);
         windows.insert(0, state);
         let variant = variant(b.facts(), shape, keys);
         let (sequences, own_heads) = (self.sequences.len(), if keys { g.kv_heads } else { self.heads });
         // Of each pair: two products, and one for each output.
-        let pairs = sequences * self.heads * rows * rows / (1 + usize::from(g.causal));
+        let pairs = sequences * self.heads * rows * stream / (1 + usize::from(g.causal));
         b.push(OpSpec {
             label: format!("{} {}", self.label, if keys { "dk dv" } else { "dq" }),
             params,

@@ -326,7 +326,7 @@ fn gradient_probe(facts: &Facts, head_dim: usize, causal: bool) -> Result<Probe>
     let (o, lse, d_o) = (t("o", heads * head_dim), t("lse", heads), t("d_o", heads * head_dim));
     let dx = Qkv { q: t("dq", heads * head_dim), k: t("dk", kv_heads * head_dim), v: t("dv", kv_heads * head_dim) };
     let (x, o, lse, d_o, dx) = (&x, &o, &lse, &d_o, &dx);
-    let g = AttentionGradient { state, x, causal, sequences, kv_heads, head_dim, scale: 0.2, o, lse, d_o, dx };
+    let g = AttentionGradient { state, x, causal, cross: false, sequences, kv_heads, head_dim, scale: 0.2, o, lse, d_o, dx };
     attention_backward(&mut p.b, "gradient", &g)?;
     Ok(p)
 }

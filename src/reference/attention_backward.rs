@@ -79,7 +79,7 @@ pub(crate) fn delta_twin(d: usize) -> Twin {
             let at = 2 * (p[10] + r * p[1] + h);
             copies.push(at);
             bits.push(s.words(3)[p[8] + r * p[9] + h]);
-            let valid = r % p[2] < s.words(0)[p[3] + r / p[2] * 32 + 1] as usize;
+            let valid = p[11] != 0 || r % p[2] < s.words(0)[p[3] + r / p[2] * 32 + 1] as usize;
             let (o, d_o) = (row(s, 1, p[4] + r * p[5] + h * d, d), row(s, 2, p[6] + r * p[7] + h * d, d));
             deltas.push((at + 1, if valid { product(&o, &d_o) } else { (0.0, 0.0) }));
         }
@@ -93,8 +93,9 @@ pub(crate) fn delta_twin(d: usize) -> Twin {
 pub(crate) fn twin(d: usize, causal: bool, keys: bool, sequences: usize) -> Twin {
     Twin::new(move |s: &Snapshot| {
         let p: Vec<usize> = s.params()[4..].iter().map(|v| *v as usize).collect();
-        let [rows, heads, group, state, stats] = [p[0], p[1], p[2], p[3], p[16]];
+        let [own, heads, group, state, stats, stream, cross] = [p[0], p[1], p[2], p[3], p[16], p[18], p[19]];
         let scale = f64::from(f32::from_bits(p[17] as u32));
+        let (query_rows, key_rows) = if keys { (stream, own) } else { (own, stream) };
         // Bindings and parameters of Q and dO, and of K and V.
         let [(q, q_at), (k, k_at)] = if keys { [(3, 8), (1, 4)] } else { [(1, 4), (3, 8)] };
         let take = |(binding, param): (usize, usize), r: usize, h: usize| row(s, binding, p[param] + r * p[param + 1] + h * d, d);
@@ -113,20 +114,22 @@ pub(crate) fn twin(d: usize, causal: bool, keys: bool, sequences: usize) -> Twin
             results.extend(gradient.into_iter().enumerate().map(|(i, v)| (at + i, v)));
         };
         for sequence in 0..sequences {
-            let count = (s.words(0)[state + 32 * sequence + 1] as usize).min(rows);
-            let at = sequence * rows;
+            let valid = s.words(0)[state + 32 * sequence + 1] as usize;
+            let (count, of_queries) = (valid.min(key_rows), if cross != 0 { query_rows } else { valid.min(query_rows) });
+            let at = sequence * own;
             for kv in 0..heads / group {
-                let (keys_of, values_of): (Vec<_>, Vec<_>) = (0..count).map(|j| both((k, k_at), at + j, kv)).unzip();
-                let of_head = |h: usize| (0..count).map(|t| query(at + t, h)).collect::<Vec<_>>();
+                let (keys_of, values_of): (Vec<_>, Vec<_>) = (0..count).map(|j| both((k, k_at), sequence * key_rows + j, kv)).unzip();
+                let of_head = |h: usize| (0..of_queries).map(|t| query(sequence * query_rows + t, h)).collect::<Vec<_>>();
                 let queries: Vec<Vec<Query>> = (kv * group..(kv + 1) * group).map(of_head).collect();
                 let plain: Vec<Vec<Query>> = queries.iter().map(|all| all.iter().map(without_delta).collect()).collect();
-                longest = longest.max(if keys { group * count } else { count });
-                for r in 0..rows {
+                longest = longest.max(if keys { group * of_queries } else { count });
+                for r in 0..own {
                     let nothing = || vec![(0.0, 0.0); d];
                     if keys {
                         let sees = |t: usize| r < count && (!causal || r <= t);
                         let of = |all: &[Vec<Query>]| {
-                            let seen: Vec<&Query> = all.iter().flat_map(|of| (0..count).filter(|t| sees(*t)).map(|t| &of[t])).collect();
+                            let seen: Vec<&Query> =
+                                all.iter().flat_map(|of| (0..of_queries).filter(|t| sees(*t)).map(|t| &of[t])).collect();
                             match r < count {
                                 true => key_gradients(&keys_of[r], &values_of[r], &seen, scale),
                                 false => (nothing(), nothing()),
@@ -180,8 +183,8 @@ mod tests {
         (0..count).map(|h| (0..rows).map(|r| (0..D).map(|i| value(h, r, i)).collect()).collect()).collect()
     }
 
-    fn seen(causal: bool, t: usize, rows: usize) -> usize {
-        if causal { t + 1 } else { rows }
+    fn seen(causal: bool, t: usize, keys: usize) -> usize {
+        if causal { t + 1 } else { keys }
     }
 
     /// `sum w o` over all heads and rows.
@@ -190,7 +193,7 @@ mod tests {
         let mut sum = 0.0;
         for (h, rows) in q.iter().enumerate() {
             for (t, query) in rows.iter().enumerate() {
-                let end = seen(causal, t, rows.len());
+                let end = seen(causal, t, k[0].len());
                 let o = attend(query, &k[h / group][..end], &v[h / group][..end], SCALE);
                 sum += o.iter().zip(&w[h][t]).map(|(o, w)| o.0 * w).sum::<f64>();
             }
@@ -200,14 +203,14 @@ mod tests {
 
     #[test]
     fn gradients_are_those_of_central_differences() {
-        for causal in [false, true] {
-            let (rows, group) = (6, 2);
+        for (causal, rows, key_rows) in [(false, 6, 6), (true, 6, 6), (false, 4, 7), (false, 7, 1)] {
+            let group = 2;
             let [q, w] = [0.3, 0.9].map(|seed| heads(2 * group, rows, seed));
-            let [k, v] = [1.4, 2.2].map(|seed| heads(2, rows, seed));
+            let [k, v] = [1.4, 2.2].map(|seed| heads(2, key_rows, seed));
             let queries: Vec<Vec<Query>> = (0..2 * group)
                 .map(|h| {
                     let of_row = |t: usize| {
-                        let end = seen(causal, t, rows);
+                        let end = seen(causal, t, key_rows);
                         let (keys, values) = (&k[h / group][..end], &v[h / group][..end]);
                         let o: Vec<f64> = attend(&q[h][t], keys, values, SCALE).into_iter().map(|v| v.0).collect();
                         let lse = log_total(&q[h][t], keys, SCALE).0;
@@ -230,11 +233,13 @@ mod tests {
                     assert!((got - want).abs() <= 1e-6 * want.abs().max(size), "{which} {h} {t} {i}: {got} where {want} is expected");
                 }
             };
-            for t in 0..rows {
-                for h in 0..2 * group {
-                    let end = seen(causal, t, rows);
-                    close(query_gradient(&queries[h][t], &k[h / group][..end], &v[h / group][..end], SCALE), 0, h, t);
+            for (h, of_head) in queries.iter().enumerate() {
+                for (t, query) in of_head.iter().enumerate() {
+                    let end = seen(causal, t, key_rows);
+                    close(query_gradient(query, &k[h / group][..end], &v[h / group][..end], SCALE), 0, h, t);
                 }
+            }
+            for t in 0..key_rows {
                 for h in 0..2 {
                     let of_group = &queries[h * group..(h + 1) * group];
                     let from = if causal { t } else { 0 };

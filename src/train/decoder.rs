@@ -196,6 +196,7 @@ impl Decoder {
         let attention = Attention {
             state: i.state,
             causal: true,
+            cross: false,
             sequences: i.sequences,
             kv_heads: s.kv_heads,
             head_dim: s.head_dim,

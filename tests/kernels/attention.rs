@@ -1,8 +1,10 @@
 use super::{Bench, all_facts, context};
-use etalon::Facts;
 use etalon::kernel::attention::{Keys, attention};
 use etalon::kernel::rope::{Cache, Qkv};
 use etalon::kernel::state::State;
+use etalon::plan::Builder;
+use etalon::tensor::Tensor;
+use etalon::{Error, Facts};
 
 #[test]
 fn attention_over_a_cache_matches_the_twin() {
@@ -52,6 +54,67 @@ fn attention_over_activations_matches_the_twin() {
             attention(&mut t.builder, "attention", state, &x, &keys, d, 0.2, &o).unwrap();
             t.verify(&o);
         }
+    }
+}
+
+/// Rows of queries and of keys in a sequence: cross attention.
+pub const CROSS: [(usize, usize); 5] = [(1, 7), (7, 1), (17, 24), (24, 17), (33, 65)];
+
+/// Valid keys of sequences of `keys` of them: one, all, some, none.
+pub fn cross_counts(keys: usize) -> [u32; 4] {
+    [1, keys as u32, keys as u32 / 2 + 1, 0]
+}
+
+#[test]
+fn cross_attention_matches_the_twin() {
+    for (name, facts) in [("own", context().facts().clone()), ("gpu", like_a_gpu())] {
+        for (i, (rows, keys)) in CROSS.into_iter().enumerate() {
+            for (d, kv_heads) in [16, 20, 64].into_iter().flat_map(|d| [(d, 4), (d, 2)]) {
+                let (heads, counts) = (4, cross_counts(keys));
+                let mut t = Bench::new(&facts, (d + rows) as u64);
+                let states: Vec<u32> = counts.iter().flat_map(|c| State { count: *c, ..State::default() }.words()).collect();
+                let state = t.words("state", &states);
+                let n = keys * counts.len();
+                // Keys that are not valid hold NaN; keys and values have strides of their own, with and without whole vectors.
+                let mut of_keys = |label: &str, extra: usize| {
+                    let (cols, offset) = (kv_heads * d, 4 - i % 2);
+                    let stride = cols + extra + i % 2;
+                    let mut values = t.random_values(offset + n * stride);
+                    for r in (0..n).filter(|r| r % keys >= counts[r / keys] as usize) {
+                        values[offset + r * stride..][..cols].fill(f32::NAN);
+                    }
+                    Tensor { slot: t.floats(label, &values), offset, rows: n, cols, stride }
+                };
+                let (k, v) = (of_keys("k", 4), of_keys("v", 8));
+                let x = Qkv { q: t.random("q", rows * counts.len(), heads * d), k, v };
+                let o = t.poisoned("o", rows * counts.len(), heads * d);
+                let keys_at = Keys::Activations { causal: false, sequences: counts.len(), kv_heads };
+                attention(&mut t.builder, "attention", state, &x, &keys_at, d, 0.3, &o).unwrap();
+                let got = t.verify(&o);
+                assert!(got.iter().all(|v| v.abs() <= 1.0), "{name}: {rows} queries, {keys} keys");
+                let none = &got[3 * rows * heads * d..];
+                assert!(none.iter().all(|v| *v == 0.0), "{name}: no keys, {rows} queries");
+            }
+        }
+    }
+}
+
+#[test]
+fn keys_that_do_not_fit_are_refused() {
+    let mut b = Builder::new("test", &all_facts().remove(0).1);
+    let state = b.external("state", 64);
+    let mut t = |label: &str, rows, cols| b.external_tensor(label, rows, cols);
+    let x = Qkv { q: t("q", 8, 32), k: t("k", 6, 16), v: t("v", 6, 16) };
+    let (o, other) = (t("o", 8, 32), t("other", 5, 16));
+    let mut run = |x: &Qkv, causal: bool, kv_heads: usize| {
+        attention(&mut b, "cross", state, x, &Keys::Activations { causal, sequences: 2, kv_heads }, 8, 1.0, &o)
+    };
+    run(&x, false, 2).unwrap();
+    for (x, causal, kv_heads) in
+        [(x, true, 2), (x, false, 4), (Qkv { v: other, ..x }, false, 2), (Qkv { k: other, v: other, ..x }, false, 2)]
+    {
+        let e = run(&x, causal, kv_heads).unwrap_err();
+        assert!(matches!(e, Error::Shape { .. }) && e.to_string().contains("q (8, 32), k ("), "{e}");
     }
 }
 

@@ -1,4 +1,4 @@
-use super::attention::like_a_gpu;
+use super::attention::{CROSS, cross_counts, like_a_gpu};
 use super::{Bench, POISON, all_facts, context};
 use etalon::kernel::attention::{Keys, attention_saving};
 use etalon::kernel::attention_backward::{AttentionGradient, attention_backward};
@@ -19,41 +19,62 @@ struct Case<'a> {
     counts: &'a [u32],
 }
 
+/// Which keys a query sees.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Sees {
+    /// Those of the valid rows up to its own.
+    Earlier,
+    /// Those of all valid rows.
+    All,
+    /// The valid ones of so many rows of another sequence.
+    Other(usize),
+}
+
 /// The forward pass and its gradients: every op against its twin, and then dQ, dK and dV against plain sums over whole heads.
 /// `aligned`: everything begins at whole vectors.
-fn check(facts: &Facts, case: Case<'_>, causal: bool, aligned: bool) -> Vec<String> {
+fn check(facts: &Facts, case: Case<'_>, sees: Sees, aligned: bool) -> Vec<String> {
     let Case { d, heads, kv_heads, rows, counts } = case;
-    let (n, scale) = (rows * counts.len(), 1.3 / (d as f32).sqrt());
+    let (cross, key_rows) = if let Sees::Other(keys) = sees { (true, keys) } else { (false, rows) };
+    let (n, n_keys, causal) = (rows * counts.len(), key_rows * counts.len(), sees == Sees::Earlier);
+    let scale = 1.3 / (d as f32).sqrt();
     let mut t = Bench::new(facts, (d * rows + heads) as u64);
     let states: Vec<u32> = counts.iter().flat_map(|c| State { count: *c, ..State::default() }.words()).collect();
     let state = t.words("state", &states);
     let (q_cols, kv_cols) = (heads * d, kv_heads * d);
     // Rows that are not valid hold NaN where the gradients must not look.
-    let valid = |r: usize| r % rows < counts[r / rows] as usize;
-    let mut matrix = |label: &str, cols: usize| {
+    let mut matrix = |label: &str, n: usize, cols: usize, poisoned: bool| {
+        // The strides of keys and values differ where they are matrices of their own.
         let (offset, stride) = if aligned { (0, cols) } else { (3, cols + 1) };
+        let stride = stride + if label == "v" { 4 } else { 0 };
         let mut values = t.random_values(offset + n * stride);
-        for r in (0..n).filter(|r| label == "d_o" && !valid(*r)) {
+        let of_sequence = n / counts.len();
+        for r in (0..n).filter(|r| poisoned && r % of_sequence >= counts[r / of_sequence] as usize) {
             values[offset + r * stride..][..cols].fill(f32::NAN);
         }
         (Tensor { slot: t.floats(label, &values), offset, rows: n, cols, stride }, values)
     };
-    let (qkv, qkv_values) = matrix("qkv", q_cols + 2 * kv_cols);
-    let (d_o, d_o_values) = matrix("d_o", q_cols);
-    let x = Qkv::stacked(&qkv, q_cols, kv_cols);
-    let mut output = |label: &str, cols: usize| {
-        let (offset, stride) = if aligned { (0, cols) } else { (5, cols + 2) };
-        let slot = t.floats(label, &vec![POISON; offset + n * stride]);
-        Tensor { slot, offset, rows: n, cols, stride }
+    let (x, [q_values, k_values, v_values]) = if cross {
+        let (q, k, v) = (matrix("q", n, q_cols, false), matrix("k", n_keys, kv_cols, true), matrix("v", n_keys, kv_cols, true));
+        (Qkv { q: q.0, k: k.0, v: v.0 }, [q.1, k.1, v.1])
+    } else {
+        let (qkv, values) = matrix("qkv", n, q_cols + 2 * kv_cols, false);
+        (Qkv::stacked(&qkv, q_cols, kv_cols), [values.clone(), values.clone(), values])
     };
-    let (o, lse) = (output("o", q_cols), output("lse", heads));
-    let dx = Qkv { q: output("dq", q_cols), k: output("dk", kv_cols), v: output("dv", kv_cols) };
+    let (d_o, d_o_values) = matrix("d_o", n, q_cols, !cross);
+    let mut output = |label: &str, rows: usize, cols: usize| {
+        let (offset, stride) = if aligned { (0, cols) } else { (5, cols + 2) };
+        let slot = t.floats(label, &vec![POISON; offset + rows * stride]);
+        Tensor { slot, offset, rows, cols, stride }
+    };
+    let (o, lse) = (output("o", n, q_cols), output("lse", n, heads));
+    let dx = Qkv { q: output("dq", n, q_cols), k: output("dk", n_keys, kv_cols), v: output("dv", n_keys, kv_cols) };
     let keys = Keys::Activations { causal, sequences: counts.len(), kv_heads };
     attention_saving(&mut t.builder, "forward", state, &x, &keys, d, scale, &o, &lse).unwrap();
     let g = AttentionGradient {
         state,
         x: &x,
         causal,
+        cross,
         sequences: counts.len(),
         kv_heads,
         head_dim: d,
@@ -65,7 +86,7 @@ fn check(facts: &Facts, case: Case<'_>, causal: bool, aligned: bool) -> Vec<Stri
     };
     attention_backward(&mut t.builder, "backward", &g).unwrap();
     let (got, ops) = t.verify_all(&[&dx.q, &dx.k, &dx.v]);
-    let label = format!("{case:?}, causal {causal}, aligned {aligned}");
+    let label = format!("{case:?}, {sees:?}, aligned {aligned}");
     let head = |values: &[f32], m: &Tensor, r: usize, h: usize| -> Vec<f64> {
         values[m.offset + r * m.stride + h * d..][..d].iter().map(|v| f64::from(*v)).collect()
     };
@@ -79,30 +100,31 @@ fn check(facts: &Facts, case: Case<'_>, causal: bool, aligned: bool) -> Vec<Stri
     };
     let nothing = || vec![(0.0, 0.0); d];
     for (s, count) in counts.iter().map(|c| *c as usize).enumerate() {
-        let at = s * rows;
+        let (at, keys_at) = (s * rows, s * key_rows);
+        let queries = if cross { rows } else { count };
         for kv in 0..kv_heads {
-            let keys: Vec<Vec<f64>> = (0..count).map(|j| head(&qkv_values, &x.k, at + j, kv)).collect();
-            let values: Vec<Vec<f64>> = (0..count).map(|j| head(&qkv_values, &x.v, at + j, kv)).collect();
+            let keys: Vec<Vec<f64>> = (0..count).map(|j| head(&k_values, &x.k, keys_at + j, kv)).collect();
+            let values: Vec<Vec<f64>> = (0..count).map(|j| head(&v_values, &x.v, keys_at + j, kv)).collect();
             let mut all = Vec::new();
             for (h, r) in (kv * group..(kv + 1) * group).flat_map(|h| (0..rows).map(move |r| (h, r))) {
-                if r >= count {
+                if r >= queries {
                     near(0, at + r, h, nothing());
                     continue;
                 }
                 let end = if causal { r + 1 } else { count };
-                let (q, d_o) = (head(&qkv_values, &x.q, at + r, h), head(&d_o_values, &d_o, at + r, h));
+                let (q, d_o) = (head(&q_values, &x.q, at + r, h), head(&d_o_values, &d_o, at + r, h));
                 let query = query(q, d_o, &keys[..end], &values[..end], f64::from(scale));
                 near(0, at + r, h, query_gradient(&query, &keys[..end], &values[..end], f64::from(scale)));
                 all.push((r, query));
             }
-            for r in 0..rows {
+            for r in 0..key_rows {
                 let seen: Vec<&Query> = all.iter().filter(|(t, _)| !causal || r <= *t).map(|(_, q)| q).collect();
                 let (dk, dv) = match r < count {
                     true => key_gradients(&keys[r], &values[r], &seen, f64::from(scale)),
                     false => (nothing(), nothing()),
                 };
-                near(1, at + r, kv, dk);
-                near(2, at + r, kv, dv);
+                near(1, keys_at + r, kv, dk);
+                near(2, keys_at + r, kv, dv);
             }
         }
     }
@@ -132,9 +154,9 @@ const CASES: [Case<'_>; 9] = [
 #[test]
 fn gradients_match_the_twin() {
     for (i, case) in CASES.into_iter().enumerate() {
-        for causal in [false, true] {
+        for (j, sees) in [Sees::All, Sees::Earlier].into_iter().enumerate() {
             // Whole vectors where they can be, and sometimes not.
-            check(context().facts(), case, causal, (i + usize::from(causal)) % 3 != 2);
+            check(context().facts(), case, sees, (i + j) % 3 != 2);
         }
     }
 }
@@ -142,20 +164,31 @@ fn gradients_match_the_twin() {
 #[test]
 fn tiles_match_the_twin() {
     for (i, case) in CASES.into_iter().enumerate() {
-        for causal in [false, true] {
-            let ops = check(&like_a_gpu(), case, causal, (i + usize::from(causal)) % 3 == 2);
+        for (j, sees) in [Sees::All, Sees::Earlier].into_iter().enumerate() {
+            let ops = check(&like_a_gpu(), case, sees, (i + j) % 3 == 2);
             assert!(ops.iter().any(|n| n.starts_with("attention_backward[")), "{ops:?}");
         }
     }
-    check(&like_a_gpu(), Case { d: 160, heads: 1, kv_heads: 1, rows: 34, counts: &[34] }, true, true);
-    check(&like_a_gpu(), Case { d: 256, heads: 2, kv_heads: 1, rows: 33, counts: &[33] }, false, true);
+    check(&like_a_gpu(), Case { d: 160, heads: 1, kv_heads: 1, rows: 34, counts: &[34] }, Sees::Earlier, true);
+    check(&like_a_gpu(), Case { d: 256, heads: 2, kv_heads: 1, rows: 33, counts: &[33] }, Sees::All, true);
 }
 
 #[test]
 fn long_sequences_match_the_twin() {
     let case = Case { d: 16, heads: 1, kv_heads: 1, rows: 515, counts: &[515] };
     for facts in [context().facts().clone(), like_a_gpu()] {
-        check(&facts, case, true, true);
+        check(&facts, case, Sees::Earlier, true);
+    }
+}
+
+#[test]
+fn gradients_of_cross_attention_match_the_twin() {
+    for (i, (rows, keys)) in CROSS.into_iter().enumerate() {
+        for (j, (d, kv_heads)) in [16, 20, 64].into_iter().flat_map(|d| [(d, 4), (d, 2)]).enumerate() {
+            let case = Case { d, heads: 4, kv_heads, rows, counts: &cross_counts(keys) };
+            check(context().facts(), case, Sees::Other(keys), (i + j) % 3 != 2);
+            check(&like_a_gpu(), case, Sees::Other(keys), (i + j) % 3 == 2);
+        }
     }
 }
 
@@ -164,8 +197,11 @@ fn sequences_above_a_binding_are_cut() {
     let facts = all_facts().remove(2).1;
     // 3 x 200 rows of 768 words.
     let case = Case { d: 64, heads: 8, kv_heads: 2, rows: 200, counts: &[120, 3, 64] };
-    let ops = check(&facts, case, true, true);
-    assert!(ops.iter().filter(|n| n.starts_with("attention_delta")).count() > 1, "{ops:?}");
+    let cross = Case { rows: 20, counts: &[120, 800, 64], ..case };
+    for (case, sees) in [(case, Sees::Earlier), (cross, Sees::Other(800))] {
+        let ops = check(&facts, case, sees, true);
+        assert!(ops.iter().filter(|n| n.starts_with("attention_delta")).count() > 1, "{ops:?}");
+    }
 }
 
 #[test]
@@ -181,6 +217,7 @@ fn an_empty_run_appends_nothing_and_what_does_not_fit_is_refused() {
         state,
         x: &x,
         causal: true,
+        cross: false,
         sequences: 2,
         kv_heads: 2,
         head_dim: 8,
@@ -204,6 +241,15 @@ fn an_empty_run_appends_nothing_and_what_does_not_fit_is_refused() {
     refused(AttentionGradient { d_o: &other, ..good }, "must fit the queries");
     refused(AttentionGradient { dx: &Qkv { v: other, ..dx }, ..good }, "each gradient must have the shape");
     refused(AttentionGradient { dx: &Qkv { v: Tensor { stride: 3, ..dx.v }, ..dx }, ..good }, "rows of a gradient overlap");
+    refused(AttentionGradient { cross: true, ..good }, "cannot be causal");
+    let few = |x: Qkv, rows: usize| Qkv { k: Tensor { rows, ..x.k }, v: Tensor { rows, ..x.v }, ..x };
+    for causal in [false, true] {
+        refused(AttentionGradient { causal, x: &few(x, 6), dx: &few(dx, 6), ..good }, "a row for each query");
+    }
+    let cross = AttentionGradient { causal: false, cross: true, ..good };
+    refused(AttentionGradient { x: &few(x, 5), dx: &few(dx, 5), ..cross }, "sequences must divide");
+    refused(AttentionGradient { x: &few(x, 0), dx: &few(dx, 0), ..cross }, "where there are queries");
+    refused(AttentionGradient { x: &few(x, 6), ..cross }, "each gradient must have the shape");
     let shared = Qkv { v: dx.k, ..dx };
     assert!(matches!(attention_backward(&mut b, "bad", &AttentionGradient { dx: &shared, ..good }), Err(Error::Plan { .. })));
     let keys = Keys::Activations { causal: true, sequences: 2, kv_heads: 2 };
