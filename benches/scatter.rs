@@ -17,7 +17,7 @@ pub(super) fn bench(c: &mut Criterion) {
             }
         };
         let (dy, dw) = (bed.tensor(2048, 768), bed.tensor(if by_position { 256 } else { 32_000 }, 768));
-        scatter_add(&mut bed.builder, "scatter", &ids, &dy, &dw).unwrap();
+        scatter_add(&mut bed.builder, "scatter", &ids, &dy, &dw, None).unwrap();
         bed.measure(c, "scatter", &format!("{name} 2048x768"));
     }
 }

@@ -1,6 +1,6 @@
 // dw[id(r)] += dy[r] for every row r, in the order of the rows, without atomics.
 //
-// OP 0: ids[r] = id(r). IDS 0: from a buffer; 1: the position of row first_row + r in its sequence, plus a constant. Ids past the end
+// OP 0: ids[r] = id(r), or SKIPPED. IDS 0: from a buffer; 1: the position of row first_row + r in its sequence, plus a constant. Ids past the end
 // take the last row; the ids end in NONE up to a whole vec4. One invocation a row.
 //
 // OP 1: links[r] = (id(r), or NONE where an earlier row has the same id; the next row with the same id, or NONE). One invocation ROWS
@@ -10,12 +10,13 @@
 // Only ids in first..first + rows are written, so that a dw cut by rows takes a dispatch for each part. VEC: by vec4, columns and
 // places are in these units.
 const NONE: u32 = 0xFFFFFFFFu;
+const SKIPPED: u32 = 0xFFFFFFFEu; // past the rows of any table, so that its chain adds to none
 #if OP == 0
 #import common/state
 struct Params {
     origin: vec4<u32>,
     rows: u32, first_row: u32, source_offset: u32, sequence_rows: u32,
-    id_add: u32, last_id: u32, pad0: u32, pad1: u32,
+    id_add: u32, last_id: u32, skipped: u32, pad0: u32,
 }
 @group(0) @binding(0) var<uniform> params: Params;
 @group(0) @binding(1) var<storage, read> source: array<u32>; // ids (rows) or state (sequences, 32)
@@ -34,6 +35,7 @@ fn main(@builtin(workgroup_id) wid: vec3<u32>, @builtin(local_invocation_index) 
 #else
         id = min(source[params.source_offset + r], params.last_id);
 #end
+        id = select(id, SKIPPED, id == params.skipped);
     }
     ids[r] = id;
 }

@@ -22,6 +22,8 @@ pub mod graphs;
 pub mod model;
 #[cfg(feature = "models")]
 pub mod train;
+#[cfg(feature = "models")]
+pub mod translation;
 
 pub use error::{Error, Result};
 pub use gpu::{Context, ContextOptions, Facts};

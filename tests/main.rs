@@ -16,3 +16,4 @@ mod portability;
 mod quant;
 mod self_test;
 mod train;
+mod translation;

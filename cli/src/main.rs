@@ -15,6 +15,7 @@ mod plot;
 mod selftest;
 mod stop;
 mod train;
+mod translate;
 mod verify;
 mod wgsl;
 
@@ -61,6 +62,8 @@ enum Command {
     Compare(train::compare::Args),
     /// Train a network for the nodes or links of a graph, hyperbolic or not
     Graph(graph::Args),
+    /// Train translators, translate, score translations
+    Translate(translate::Args),
     /// Write what was trained as a model: whole weights or factors, with all singular values or fewer
     Merge(train::merge::Args),
     /// Show a model's singular values, and what is lost without the small ones
@@ -116,6 +119,7 @@ fn run(cli: &Cli) -> anyhow::Result<()> {
         Command::Devices => devices::run(g),
         Command::Selftest => selftest::run(g),
         Command::Inspect(args) => inspect::run(g, args),
+        Command::Translate(args) => translate::run(g, args),
         Command::Graph(args) => graph::run(g, args),
         Command::Generate(args) => generate::run(g, args),
         Command::Embed(args) => embed::run(g, args),

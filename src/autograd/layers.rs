@@ -51,6 +51,22 @@ impl Tape {
     /// # Errors
     /// [`Error::Shape`], [`Error::Limit`].
     pub fn embed(&mut self, label: &str, ids: &Ids, weight: &Parameter, rows: usize, base: Option<Var>) -> Result<Var> {
+        self.embed_but(label, ids, weight, rows, base, None)
+    }
+
+    /// [`Tape::embed`], where looking up the id `fixed` gives its row no gradient, as PyTorch's `padding_idx` does.
+    ///
+    /// # Errors
+    /// As [`Tape::embed`].
+    pub fn embed_but(
+        &mut self,
+        label: &str,
+        ids: &Ids,
+        weight: &Parameter,
+        rows: usize,
+        base: Option<Var>,
+        fixed: Option<u32>,
+    ) -> Result<Var> {
         let matrix = table(&self.builder, &weight.value)?;
         let y = match base {
             // Nothing saved the sum so far: embeddings are the first operations.
@@ -66,7 +82,7 @@ impl Tape {
                 if !tape.target(&g) {
                     crate::kernel::fill::zero(&mut tape.builder, &label, &g)?;
                 }
-                scatter_add(&mut tape.builder, &label, &ids, &dy, &g)?;
+                scatter_add(&mut tape.builder, &label, &ids, &dy, &g, fixed)?;
             }
             base.map_or(Ok(()), |v| tape.pass(v, dy))
         });

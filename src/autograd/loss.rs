@@ -15,8 +15,8 @@ const LOGIT_BYTES: usize = 64 << 20;
 /// Targets and weights of a cross-entropy.
 #[derive(Debug, Clone, Copy)]
 pub struct Loss {
-    /// A word for each row: the target, or [`crate::kernel::cross_entropy::IGNORE`].
-    pub targets: SlotId,
+    /// A word for each row: the target, or [`crate::kernel::cross_entropy::IGNORE`]; the slot and the first word.
+    pub targets: (SlotId, usize),
     /// A word: what each row's loss counts, normally 1 / (number of targets).
     pub scale: (SlotId, usize),
     /// Label smoothing.
@@ -44,7 +44,7 @@ impl Tape {
             product(&mut self.builder, label, &xp, &w.value, &logits, p)?;
             let ce = CrossEntropy {
                 logits: &logits,
-                targets: (loss.targets, first),
+                targets: (loss.targets.0, loss.targets.1 + first),
                 losses: &losses,
                 scale: loss.scale,
                 smoothing: loss.smoothing,
@@ -75,7 +75,7 @@ impl Tape {
         let losses = self.builder.transient(format!("{label} losses"), 1, logits.rows);
         let ce = CrossEntropy {
             logits: &logits,
-            targets: (loss.targets, 0),
+            targets: loss.targets,
             losses: &losses,
             scale: loss.scale,
             smoothing: loss.smoothing,

@@ -6,9 +6,9 @@ use super::gguf::Gguf;
 use crate::error::{Error, Result};
 
 /// The largest width of a layer, number of layers, and number of words or positions that are believed.
-const MAX_WIDTH: usize = 1 << 20;
-const MAX_LAYERS: usize = 1 << 12;
-const MAX_ROWS: usize = 1 << 24;
+pub(super) const MAX_WIDTH: usize = 1 << 20;
+pub(super) const MAX_LAYERS: usize = 1 << 12;
+pub(super) const MAX_ROWS: usize = 1 << 24;
 
 /// A model's hyper-parameters.
 #[derive(Debug, Clone, PartialEq)]
@@ -284,17 +284,17 @@ fn check_eps(file: &str, field: &str, eps: f32) -> Result<f32> {
 }
 
 /// Typed access to an object, with errors that name the field.
-struct Fields<'a> {
-    file: &'a str,
-    map: &'a Map<String, Json>,
+pub(super) struct Fields<'a> {
+    pub(super) file: &'a str,
+    pub(super) map: &'a Map<String, Json>,
 }
 
 impl<'a> Fields<'a> {
-    fn fail(&self, field: &str, message: impl Into<String>) -> Error {
+    pub(super) fn fail(&self, field: &str, message: impl Into<String>) -> Error {
         Error::format(self.file, field, message)
     }
 
-    fn unsupported(&self, field: &str, value: &str, advice: &str) -> Error {
+    pub(super) fn unsupported(&self, field: &str, value: &str, advice: &str) -> Error {
         Error::Unsupported { what: format!("{}: {field} `{value}`", self.file), advice: advice.into() }
     }
 
@@ -316,19 +316,19 @@ impl<'a> Fields<'a> {
         if n == 0 || n > most { Err(self.fail(field, format!("{n} is not between 1 and {most}"))) } else { Ok(n) }
     }
 
-    fn size(&self, field: &str, most: usize) -> Result<usize> {
+    pub(super) fn size(&self, field: &str, most: usize) -> Result<usize> {
         self.size_or(field, None, most)
     }
 
-    fn float(&self, field: &str, default: Option<f64>) -> Result<f64> {
+    pub(super) fn float(&self, field: &str, default: Option<f64>) -> Result<f64> {
         self.typed(field, default, "a number", Json::as_f64)
     }
 
-    fn bool(&self, field: &str, default: bool) -> Result<bool> {
+    pub(super) fn bool(&self, field: &str, default: bool) -> Result<bool> {
         self.typed(field, Some(default), "true or false", Json::as_bool)
     }
 
-    fn text(&self, field: &str) -> Result<Option<&'a str>> {
+    pub(super) fn text(&self, field: &str) -> Result<Option<&'a str>> {
         self.typed(field, Some(None), "a string", |v| v.as_str().map(Some))
     }
 
@@ -347,11 +347,11 @@ impl<'a> Fields<'a> {
     }
 
     /// A token id; -1 and null mean none.
-    fn token(&self, field: &str) -> Result<Option<u32>> {
+    pub(super) fn token(&self, field: &str) -> Result<Option<u32>> {
         if self.get(field).and_then(Json::as_i64) == Some(-1) { Ok(None) } else { Ok(self.tokens(field)?.first().copied()) }
     }
 
-    fn activation(&self, field: &str, default: &str) -> Result<Activation> {
+    pub(super) fn activation(&self, field: &str, default: &str) -> Result<Activation> {
         match self.text(field)?.unwrap_or(default) {
             "relu" => Ok(Activation::Relu),
             "gelu" => Ok(Activation::Gelu),

@@ -34,12 +34,12 @@ pub(crate) fn variants(facts: &Facts) -> Vec<Variant> {
     all.map(|(op, by_position, vec4, rows)| variant(op, by_position, vec4, rows)).into()
 }
 
-/// Appends `dw[id(r)] += dy[r]` for every row r of dy, always in the same order; other rows of dw stay. Ids past the end take the
+/// Appends `dw[id(r)] += dy[r]` for every row r of dy whose id is not `skipped`, always in the same order; other rows of dw stay. Ids past the end take the
 /// last row, as they do in [`super::embedding::embedding`], whose backward this is.
 ///
 /// # Errors
 /// [`Error::Shape`] where the operands do not fit each other; [`Error::Limit`] where a row exceeds a binding.
-pub fn scatter_add(b: &mut Builder, label: &str, ids: &Ids, dy: &Tensor, dw: &Tensor) -> Result<()> {
+pub fn scatter_add(b: &mut Builder, label: &str, ids: &Ids, dy: &Tensor, dw: &Tensor, skipped: Option<u32>) -> Result<()> {
     if dy.cols != dw.cols || dw.rows == 0 || u32::try_from(dw.rows.max(dy.rows)).is_err() {
         return Err(Error::shape("scatter", format!("{label}: ({}, {}) into ({}, {})", dy.rows, dy.cols, dw.rows, dw.cols)));
     }
@@ -50,7 +50,7 @@ pub fn scatter_add(b: &mut Builder, label: &str, ids: &Ids, dy: &Tensor, dw: &Te
         for start in cut.clone().step_by(BLOCK) {
             let rows = start..(start + BLOCK).min(cut.end);
             let part = dy.slice_rows(rows.clone());
-            let links = links(b, label, ids, rows, dy.rows, dw.rows as u32 - 1)?;
+            let links = links(b, label, ids, rows, dy.rows, (dw.rows as u32 - 1, skipped.unwrap_or(u32::MAX)))?;
             for r in b.row_chunks(dw.rows, dw.stride)? {
                 add(b, label, links, &part, &dw.slice_rows(r.clone()), r.start)?;
             }
@@ -59,8 +59,8 @@ pub fn scatter_add(b: &mut Builder, label: &str, ids: &Ids, dy: &Tensor, dw: &Te
     Ok(())
 }
 
-/// For each of `rows` its id, if it is the first with that id, and the next row with the same one.
-fn links(b: &mut Builder, label: &str, from: &Ids, rows: Range<usize>, all: usize, last_id: u32) -> Result<SlotId> {
+/// For each of `rows` its id, if it is the first with that id, and the next row with the same one. `(last, skipped)`: ids.
+fn links(b: &mut Builder, label: &str, from: &Ids, rows: Range<usize>, all: usize, (last, skipped): (u32, u32)) -> Result<SlotId> {
     let n = rows.len();
     let (ids, links) = (b.transient("ids", 1, n.next_multiple_of(4)).slot, b.transient("links", n, 2).slot);
     let (source, sequence_rows, id_add) = match from {
@@ -74,7 +74,7 @@ fn links(b: &mut Builder, label: &str, from: &Ids, rows: Range<usize>, all: usiz
     b.push(OpSpec {
         label: label.into(),
         variant: variant(0, by_position, false, 1),
-        params: vec![n as u32, rows.start as u32, source.offset, sequence_rows as u32, id_add as u32, last_id, 0, 0],
+        params: vec![n as u32, rows.start as u32, source.offset, sequence_rows as u32, id_add as u32, last, skipped, 0],
         bindings,
         grid: [n.div_ceil(64) as u32, 1, 1],
         bytes: 8 * n as u64,

@@ -19,7 +19,8 @@ pub(crate) fn ids(by_position: bool) -> Twin {
             true => s.words(0)[p[2] + (p[1] + r) / p[3] * 32].wrapping_add(((p[1] + r) % p[3] + p[4]) as u32),
             false => s.words(0)[p[2] + r],
         };
-        let mut want: Vec<u32> = (0..p[0]).map(|r| id(r).min(p[5] as u32)).collect();
+        let mut want: Vec<u32> =
+            (0..p[0]).map(|r| id(r).min(p[5] as u32)).map(|id| if id as usize == p[6] { NONE - 1 } else { id }).collect();
         want.resize(p[0].next_multiple_of(4), NONE);
         vec![Expected::Words { binding: 1, at: (0..want.len()).collect(), want }]
     })

@@ -312,7 +312,7 @@ impl GraphNetwork {
             (RowSlots::Nodes(picked), Task::Classes(_)) => {
                 let scores = self.class_scores(tape, slots, x, &picked, s)?;
                 match self.net.geometry {
-                    Geometry::Lorentz => tape.margin_loss("loss", scores, s.loss.targets, s.loss.scale, self.net.margin),
+                    Geometry::Lorentz => tape.margin_loss("loss", scores, s.loss.targets.0, s.loss.scale, self.net.margin),
                     Geometry::Euclidean => tape.loss("loss", scores, s.loss),
                 }
             }

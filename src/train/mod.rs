@@ -23,6 +23,8 @@ mod schedule;
 mod score;
 mod spectrum;
 mod thawed;
+mod translating;
+mod translator;
 
 pub use export::Export;
 pub use feed::Data;
@@ -34,3 +36,5 @@ pub use network::Spec;
 pub use options::{Frozen, Options, Round};
 pub use run::{Drift, StepReport, Trainer};
 pub use schedule::{Events, Schedule, table};
+pub use translating::{Logits, Translating};
+pub use translator::{Batch, TranslatorSpec};

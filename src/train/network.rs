@@ -1,4 +1,4 @@
-//! What is trained: a decoder, a classifier, or a graph network.
+//! What is trained: a decoder, a classifier, a graph network, or a translator.
 
 use super::decoder::{Decoder, Inputs};
 use super::feed::FeedSlots;
@@ -8,6 +8,7 @@ use super::layout::{Layout, Slots};
 use super::method::{Decay, Linear};
 use super::mlp::Mlp;
 use super::options::Options;
+use super::translator::{self, Translator, TranslatorSpec};
 use crate::autograd::{Loss, Tape};
 use crate::format::Config;
 use crate::gpu::{Buffer, Context};
@@ -27,6 +28,8 @@ pub enum Spec {
     Mlp(Vec<usize>),
     /// A graph network.
     Graph(GraphNet),
+    /// An encoder-decoder transformer.
+    Translator(TranslatorSpec),
 }
 
 /// Its tensors.
@@ -35,6 +38,7 @@ pub(super) enum Network {
     Decoder(Arc<Decoder>),
     Mlp(Mlp),
     Graph(Arc<GraphNetwork>),
+    Translator(Arc<Translator>),
 }
 
 /// Constants on the device.
@@ -45,7 +49,7 @@ pub(super) struct Constants {
     /// States of full sequences.
     state: Arc<Buffer>,
     angles: Arc<Buffer>,
-    /// Numbers of coordinates, and the factors of the Lorentz metric.
+    /// Numbers of coordinates, and their factors.
     metric: [Arc<Buffer>; 2],
 }
 
@@ -53,8 +57,8 @@ pub(super) struct Constants {
 #[derive(Debug, Clone, Copy)]
 pub(super) struct ConstantSlots {
     pub(super) scale: SlotId,
-    state: SlotId,
-    angles: SlotId,
+    pub(super) state: SlotId,
+    pub(super) angles: SlotId,
     pub(super) metric: [SlotId; 2],
 }
 
@@ -77,6 +81,7 @@ impl Network {
                 Ok(Self::Decoder(Arc::new(d)))
             }
             Spec::Graph(net) => Ok(Self::Graph(Arc::new(GraphNetwork::plan(layout, net, &o.method, decay)?))),
+            Spec::Translator(t) => Ok(Self::Translator(Arc::new(Translator::plan(layout, t, &o.method, decay)?))),
             Spec::Mlp(widths) if widths.len() > 1 && !widths.contains(&0) => Ok(Self::Mlp(Mlp::plan(layout, widths, &o.method, decay))),
             Spec::Mlp(widths) => Err(Error::Request(format!("a classifier of widths {widths:?}: inputs and classes at least, none empty"))),
         }
@@ -88,6 +93,7 @@ impl Network {
             Self::Decoder(d) => d.linears().collect(),
             Self::Mlp(m) => m.linears().collect(),
             Self::Graph(g) => g.linears().collect(),
+            Self::Translator(t) => t.linears().collect(),
         }
     }
 
@@ -97,6 +103,7 @@ impl Network {
             Self::Decoder(d) => d.shape.hidden,
             Self::Mlp(m) => m.linears().map(|l| l.m.min(l.n)).max().unwrap_or(1),
             Self::Graph(g) => g.net.width,
+            Self::Translator(t) => t.config.hidden,
         }
     }
 
@@ -104,6 +111,7 @@ impl Network {
     pub(super) fn draw(&self) -> Draw {
         match self {
             Self::Decoder(d) => Draw::Normal(d.shape.init_std),
+            Self::Translator(t) => Draw::Normal(t.config.init_std),
             Self::Graph(g) if g.net.geometry == Geometry::Lorentz => Draw::Lorentz,
             Self::Mlp(_) | Self::Graph(_) => Draw::Kaiming,
         }
@@ -111,34 +119,56 @@ impl Network {
 
     /// Coordinates of a point, where there are some.
     fn coordinates(&self) -> usize {
-        if let Self::Graph(g) = self { g.net.width } else { 1 }
+        match self {
+            Self::Graph(g) => g.net.width,
+            Self::Translator(t) => t.config.hidden,
+            _ => 1,
+        }
+    }
+
+    /// Factors of the coordinates: the Lorentz metric's, or the embeddings'.
+    fn factors(&self) -> Vec<f32> {
+        match self {
+            Self::Translator(t) => vec![(t.config.hidden as f64).sqrt() as f32; t.config.hidden],
+            _ => (0..self.coordinates()).map(|i| if i == 0 { -2.0 } else { 2.0 }).collect(),
+        }
+    }
+
+    /// Sequences, and rows of each, whose states are full.
+    fn full(&self, o: &Options) -> (usize, usize) {
+        if let Self::Translator(t) = self { (t.batch.sentences, t.batch.target) } else { (o.sequences, o.context) }
     }
 
     pub(super) fn constants(&self, context: &Context, o: &Options) -> Result<Constants> {
         let rows = o.sequences * o.context;
-        let states = State { count: o.context as u32, ..State::default() }.words().repeat(o.sequences);
+        let (sequences, count) = self.full(o);
+        let states = State { count: count as u32, ..State::default() }.words().repeat(sequences);
         let angles = match self {
             Self::Decoder(d) => d.shape.rope_theta.map(|theta| angles(o.context, d.shape.head_dim, theta)),
+            Self::Translator(t) => Some(translator::positions(t.batch.source.max(t.batch.target), t.config.hidden)),
             Self::Mlp(_) | Self::Graph(_) => None,
         };
         let coordinates = self.coordinates() as u32;
-        let factors: Vec<u32> = (0..coordinates).map(|i| if i == 0 { -2f32 } else { 2.0 }.to_bits()).collect();
         Ok(Constants {
             scale: context.upload("constants", &[(1.0 / (rows * o.batches) as f32).to_bits()])?,
             state: context.upload("constants", &states)?,
             angles: context.upload("constants", bytemuck::cast_slice(&angles.unwrap_or(vec![0.0])))?,
-            metric: [context.upload("constants", &(0..coordinates).collect::<Vec<_>>())?, context.upload("constants", &factors)?],
+            metric: [
+                context.upload("constants", &(0..coordinates).collect::<Vec<_>>())?,
+                context.upload("constants", bytemuck::cast_slice(&self.factors()))?,
+            ],
         })
     }
 
     /// Bytes of the constants.
     pub(super) fn constant_bytes(&self, o: &Options) -> [u64; 5] {
-        [1, o.sequences * WORDS, self.angle_words(o), self.coordinates(), self.coordinates()].map(|words| 4 * words as u64)
+        [1, self.full(o).0 * WORDS, self.angle_words(o), self.coordinates(), self.coordinates()].map(|words| 4 * words as u64)
     }
 
     fn angle_words(&self, o: &Options) -> usize {
         match self {
             Self::Decoder(d) if d.shape.rope_theta.is_some() => o.context * d.shape.head_dim,
+            Self::Translator(t) => t.batch.source.max(t.batch.target) * t.config.hidden,
             _ => 1,
         }
     }
@@ -149,7 +179,7 @@ impl Network {
         let b = &mut tape.builder;
         ConstantSlots {
             scale: b.external("loss scale", 1),
-            state: b.external("states", o.sequences * WORDS),
+            state: b.external("states", self.full(o).0 * WORDS),
             angles: b.external("angles", angle_words),
             metric: ["coordinates", "metric"].map(|l| b.external(l, coordinates)),
         }
@@ -159,15 +189,15 @@ impl Network {
     pub(super) fn scores(&self, tape: &mut Tape, slots: &Arc<Slots>, feed: &FeedSlots, o: &Options) -> Result<(Tensor, ConstantSlots)> {
         let Self::Graph(g) = self else { return Err(Error::Request("only graph networks have scores".into())) };
         let constants = self.constant_slots(tape, o);
-        let loss = Loss { targets: feed.targets, scale: (constants.scale, 0), smoothing: 0.0 };
+        let loss = Loss { targets: (feed.targets, 0), scale: (constants.scale, 0), smoothing: 0.0 };
         Ok((g.scores(tape, slots, feed, &Step::new(&loss, feed, o, &constants))?, constants))
     }
 
     /// Appends the losses of a batch.
-    pub(super) fn losses(&self, tape: &mut Tape, slots: &Arc<Slots>, feed: &FeedSlots, o: &Options) -> Result<(Tensor, ConstantSlots)> {
+    pub(super) fn losses(&self, tape: &mut Tape, slots: &Arc<Slots>, feed: &FeedSlots, o: &Options) -> Result<Losses> {
         let constants = self.constant_slots(tape, o);
         let smoothing = if tape.trains() { o.smoothing } else { 0.0 };
-        let loss = Loss { targets: feed.targets, scale: (constants.scale, 0), smoothing };
+        let loss = Loss { targets: (feed.targets, 0), scale: (constants.scale, 0), smoothing };
         let losses = match self {
             Self::Decoder(d) => {
                 let angles = d.shape.rope_theta.map(|_| Angles { slot: constants.angles, positions: o.context });
@@ -185,14 +215,28 @@ impl Network {
                 d.losses(tape, slots, &inputs)?
             }
             Self::Graph(g) => g.losses(tape, slots, feed, &Step::new(&loss, feed, o, &constants))?,
+            Self::Translator(t) => {
+                let inputs = t.inputs(feed, o, &constants, smoothing);
+                let losses = t.losses(tape, slots, &inputs)?;
+                return Ok(Losses { losses, scale: t.scale(&inputs), constants });
+            }
             Self::Mlp(m) => {
                 let none = || Error::Request("a classifier needs examples".into());
                 let examples = feed.examples.as_ref().ok_or_else(none)?;
                 m.losses(tape, slots, feed.tokens, examples, o.sequences * o.context, &loss)?
             }
         };
-        Ok((losses, constants))
+        Ok(Losses { losses, scale: (constants.scale, 0), constants })
     }
+}
+
+/// Losses of a batch.
+pub(super) struct Losses {
+    /// One value a row.
+    pub(super) losses: Tensor,
+    /// A word: what each counts.
+    pub(super) scale: (SlotId, usize),
+    pub(super) constants: ConstantSlots,
 }
 
 /// Cosine and sine of each position and pair, by f64.

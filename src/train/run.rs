@@ -329,12 +329,12 @@ impl BatchPlan {
             score_words = scores.rows * scores.cols;
             constants
         } else {
-            let (losses, constants) = network.losses(&mut tape, &slots, &feed, o)?;
+            let l = network.losses(&mut tape, &slots, &feed, o)?;
             tape.backward()?;
             if pass != Pass::Whole {
-                count_loss(&mut tape.builder, "count loss", &losses, (constants.scale, 0), feed.progress)?;
+                count_loss(&mut tape.builder, "count loss", &l.losses, l.scale, feed.progress)?;
             }
-            constants
+            l.constants
         };
         Ok(Self { plan: Arc::new(tape.builder.finish()?), slots, feed, constants, wholes, score_words })
     }

@@ -10,3 +10,4 @@ mod prune;
 mod resume;
 mod spectral;
 mod tiny;
+mod translator;

@@ -1,0 +1,11 @@
+//! Translation: pairs of sentences, training batches, beam search, BLEU.
+
+mod beam;
+mod bleu;
+mod pairs;
+mod run;
+
+pub use beam::{Search, translate};
+pub use bleu::{Bleu, bleu, words};
+pub use pairs::{Pair, batches, encode, read_pairs, shape_of};
+pub use run::{Corpus, Outcome, Request, Watch, test, train};
