@@ -1,7 +1,7 @@
 //! `graph`: networks for the nodes and links of a graph, by several methods and seeds. Every finished run is kept, so that it can be
 //! interrupted at any time and goes on with what is missing.
 
-use crate::common::{Global, bar, interrupted, open_device, print, print_json, read_text};
+use crate::common::{self, Global, bar, interrupted, open_device, print, print_json, read_text};
 use crate::train::options::MethodName;
 use anyhow::{Context as _, Result, bail};
 use clap::ValueEnum;
@@ -9,6 +9,7 @@ use etalon::Context;
 use etalon::format::write_atomically;
 use etalon::graphs::{Division, Graph, LinkSplit, Method, NodeSplit, Outcome, Preset, Request, preset, run as train, sst};
 use etalon::train::Geometry;
+use etalon::train::job::Control;
 use serde_json::json;
 use std::path::{Path, PathBuf};
 
@@ -119,19 +120,26 @@ enum Parts {
 }
 
 pub(crate) fn run(g: &Global, args: &Args) -> Result<()> {
+    if args.task == TaskName::Lp && args.geometry == GeometryName::Euclidean {
+        bail!("--task lp --geometry euclidean: only points of the Lorentz model have a score for links");
+    }
     let graph = Graph::load(&args.data)?;
     let parts = match args.task {
         TaskName::Nc => Parts::Nodes(graph.node_split(&args.data, &args.split)?),
         TaskName::Lp => Parts::Links(graph.link_split(&args.data)?),
     };
+    if let Some(out) = &args.out {
+        std::fs::create_dir_all(out).with_context(|| format!("{}", out.display()))?;
+    }
     let context = open_device(g)?;
+    common::stop_gracefully();
     let mut all = Vec::new();
     for method in &args.methods {
         for seed in &args.seeds {
             if interrupted() {
                 break;
             }
-            all.push(one(&context, args, &graph, &parts, args.method(*method), *seed)?);
+            all.extend(one(&context, args, &graph, &parts, args.method(*method), *seed)?);
         }
     }
     if g.json {
@@ -140,8 +148,8 @@ pub(crate) fn run(g: &Global, args: &Args) -> Result<()> {
     print(&table(&all, args.task == TaskName::Lp))
 }
 
-/// A run, or what is kept of it.
-fn one(context: &Context, args: &Args, graph: &Graph, parts: &Parts, method: Method, seed: u64) -> Result<Outcome> {
+/// A run, or what is kept of it; nothing if it was interrupted.
+fn one(context: &Context, args: &Args, graph: &Graph, parts: &Parts, method: Method, seed: u64) -> Result<Option<Outcome>> {
     let (task, split) = if args.task == TaskName::Lp { ("lp", "edges") } else { ("nc", args.split.as_str()) };
     let geometry = if args.geometry == GeometryName::Lorentz { Geometry::Lorentz } else { Geometry::Euclidean };
     let request = Request {
@@ -156,10 +164,10 @@ fn one(context: &Context, args: &Args, graph: &Graph, parts: &Parts, method: Met
     };
     let place = if geometry == Geometry::Lorentz { "" } else { "-euclidean" };
     let name = format!("{}-{task}-{split}-{}-r{}{place}-s{seed}", graph.name, method.name(), method.rank());
-    let asked = format!("{request:?}");
+    let asked = format!("{request:?}, graph {:016x}", graph.fingerprint());
     let path = args.out.as_ref().map(|out| out.join(format!("{name}.json")));
     if let Some(kept) = path.as_deref().filter(|p| p.exists()) {
-        return read(kept, &asked);
+        return read(kept, &asked).map(Some);
     }
     let division = match parts {
         Parts::Nodes(s) => Division::Nodes(s),
@@ -169,13 +177,11 @@ fn one(context: &Context, args: &Args, graph: &Graph, parts: &Parts, method: Met
     let mut watch = |epoch: usize, loss: f64, best: f64| {
         bar.set_position(epoch as u64);
         bar.set_message(format!("{name}: loss {loss:.4}, best validation {:.2} %", 100.0 * best));
+        if interrupted() { Control::Stop } else { Control::Continue }
     };
     let outcome = context.block_on(train(context, graph, division, split, &request, &mut watch))?;
     bar.finish_and_clear();
-    if let Some(path) = path {
-        if let Some(folder) = path.parent() {
-            std::fs::create_dir_all(folder).with_context(|| format!("{}", folder.display()))?;
-        }
+    if let (Some(path), Some(outcome)) = (path, &outcome) {
         let text = serde_json::to_string_pretty(&json!({ "request": asked, "outcome": outcome }))?;
         write_atomically(&path, format!("{text}\n").as_bytes())?;
     }
@@ -187,7 +193,7 @@ fn read(path: &Path, asked: &str) -> Result<Outcome> {
     let text = read_text(path)?;
     let value: serde_json::Value = serde_json::from_str(&text).with_context(|| format!("{}", path.display()))?;
     if value["request"].as_str() != Some(asked) {
-        bail!("{} is of a run with other options: choose another --out, or remove the file", path.display());
+        bail!("{} is of a run with other options, or on another graph: choose another --out, or remove the file", path.display());
     }
     serde_json::from_value(value["outcome"].clone()).with_context(|| format!("{}", path.display()))
 }

@@ -1,12 +1,13 @@
 //! `translate`: train translators by several methods, translate with one, score translations.
 
-use crate::common::{Global, bar, interrupted, open_device, print, print_json, read_text};
+use crate::common::{self, Global, bar, interrupted, open_device, print, print_json, read_text};
 use crate::train::options::MethodName;
 use anyhow::{Context as _, Result, bail};
 use clap::Subcommand;
 use etalon::Context;
 use etalon::format::{Activation, MarianConfig, Safetensors, Tokenizer, write_atomically};
 use etalon::train::data::{tokenizer_config, train_bpe};
+use etalon::train::job::Control;
 use etalon::train::{Batch, Export, Initial, Method, Options, Schedule, Spec, Sst, Trainer, TranslatorSpec};
 use etalon::translation::{self, Bleu, Corpus, Outcome, Pair, Request, Search, bleu, encode, read_pairs, shape_of, translate};
 use serde_json::{Value, json};
@@ -226,14 +227,9 @@ fn method(a: &TrainArgs, name: MethodName) -> Method {
 
 fn train(g: &Global, a: &TrainArgs) -> Result<()> {
     let p = prepare(g, a)?;
+    common::stop_gracefully();
     let c = &p.corpus;
     let [x, y, z] = p.left_out;
-    eprintln!(
-        "{} pairs to train on ({x} longer ones left out), {} to validate ({y}), {} to translate ({z})",
-        c.train.len(),
-        c.valid.len(),
-        c.sources.len()
-    );
     let mut rows = Vec::new();
     for name in &a.methods {
         let method = method(a, *name);
@@ -242,7 +238,8 @@ fn train(g: &Global, a: &TrainArgs) -> Result<()> {
             let mut best = f64::INFINITY;
             for r in &a.rates {
                 let steps = a.trial_steps.unwrap_or(a.steps.div_ceil(3));
-                let loss = one(&p, a, method, (*r, steps), false)?.0.valid_loss;
+                let Some((trial, _)) = one(&p, a, method, (*r, steps), false)? else { return Ok(()) };
+                let loss = trial.valid_loss;
                 if loss < best {
                     (best, rate) = (loss, *r);
                 }
@@ -251,9 +248,9 @@ fn train(g: &Global, a: &TrainArgs) -> Result<()> {
                 }
             }
         }
-        rows.push(one(&p, a, method, (rate, a.steps), true)?);
-        if interrupted() {
-            break;
+        match one(&p, a, method, (rate, a.steps), true)? {
+            Some(row) => rows.push(row),
+            None => return Ok(()),
         }
     }
     if g.json {
@@ -277,12 +274,14 @@ fn train(g: &Global, a: &TrainArgs) -> Result<()> {
             o.trained
         );
     }
+    let (train, valid, test) = (c.train.len(), c.valid.len(), c.sources.len());
+    text += &format!("\nPairs to train on, to validate by, to translate: {train}, {valid}, {test}; longer ones left out: {x}, {y}, {z}.\n");
     write_atomically(&a.out.join("table.md"), text.as_bytes())?;
     print(&text)
 }
 
-/// A run, or what is kept of it; a final one with its scores: greedy, and by beams.
-fn one(p: &Prepared, a: &TrainArgs, method: Method, (rate, steps): (f64, usize), last: bool) -> Result<(Outcome, Vec<Bleu>)> {
+/// A run, or what is kept of it; a final one with its scores: greedy, and by beams. Nothing if it was interrupted.
+fn one(p: &Prepared, a: &TrainArgs, method: Method, (rate, steps): (f64, usize), last: bool) -> Result<Option<(Outcome, Vec<Bleu>)>> {
     let options = Options {
         method,
         steps,
@@ -308,16 +307,18 @@ fn one(p: &Prepared, a: &TrainArgs, method: Method, (rate, steps): (f64, usize),
         }
         let scores: Vec<Bleu> = serde_json::from_value(kept["bleu"].clone())?;
         if !last || !scores.is_empty() || kept["outcome"]["diverged"].is_string() {
-            return Ok((serde_json::from_value(kept["outcome"].clone())?, scores));
+            return Ok(Some((serde_json::from_value(kept["outcome"].clone())?, scores)));
         }
     }
     let bar = bar(steps as u64, "training", "steps");
     let mut watch = |done: usize, loss: f32, valid: f64| {
         bar.set_position(done as u64);
         bar.set_message(format!("{name}: loss {loss:.3}, validation {valid:.3}"));
+        if interrupted() { Control::Stop } else { Control::Continue }
     };
-    let (outcome, trained) = p.context.block_on(translation::train(&p.context, &p.corpus, &request, &mut watch))?;
+    let done = p.context.block_on(translation::train(&p.context, &p.corpus, &request, &mut watch))?;
     bar.finish_and_clear();
+    let Some((outcome, trained)) = done else { return Ok(None) };
     let mut scores = Vec::new();
     if let (Some(t), true) = (&trained, last) {
         let mut texts = Vec::new();
@@ -331,7 +332,7 @@ fn one(p: &Prepared, a: &TrainArgs, method: Method, (rate, steps): (f64, usize),
     }
     let kept = json!({ "request": asked, "outcome": outcome, "bleu": scores });
     write_atomically(&path, format!("{kept:#}\n").as_bytes())?;
-    Ok((outcome, scores))
+    Ok(Some((outcome, scores)))
 }
 
 /// The model in Hugging Face's form, and its translations.

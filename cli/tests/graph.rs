@@ -144,5 +144,5 @@ fn bad_requests_say_what_to_do_and_write_nothing() {
     fs::write(&edges, fs::read_to_string(&edges).unwrap() + "0 60\n").unwrap();
     let beyond = why(&data, "nc", &[]);
     assert!(beyond.contains("edges.txt line 181") && beyond.contains("node 60"), "{beyond}");
-    assert!(!out.exists());
+    assert!(!out.exists() || files(&out).is_empty());
 }

@@ -12,6 +12,7 @@ pub use run::{Division, Method, Outcome, Request, Watch, run, sst};
 
 use crate::hyperbolic;
 use crate::tensor::Csr;
+use crate::train::random::hash;
 use crate::{Error, Result};
 
 /// A graph with features, and how it is divided for its tasks.
@@ -59,6 +60,16 @@ pub struct LinkSplit {
     pub valid_negatives: Vec<[u32; 2]>,
     /// Non-edges beside `test`.
     pub test_negatives: Vec<[u32; 2]>,
+}
+
+impl Graph {
+    /// A number that tells graphs apart: of edges, features and classes.
+    pub fn fingerprint(&self) -> u64 {
+        let f = &self.features;
+        let words = self.edges.iter().flatten().copied().chain(f.offsets.iter().copied()).chain(f.columns.iter().copied());
+        let words = words.chain(f.values.iter().map(|v| v.to_bits())).chain(self.labels.iter().map(|l| l.map_or(u32::MAX, |l| l)));
+        hash(words.flat_map(u32::to_le_bytes))
+    }
 }
 
 /// Rows of `A + I`, each divided by its sum: a node without edges keeps itself.

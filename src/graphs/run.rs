@@ -3,6 +3,7 @@
 use super::{Graph, LinkSplit, NodeSplit, Preset, adjacency, appended, average_precision, f1, lifted, normalised, roc_auc, with_degrees};
 use crate::gpu::Context;
 use crate::tensor::Csr;
+use crate::train::job::Control;
 use crate::train::{Data, Geometry, GraphData, GraphNet, GraphRows, Initial, Options, Schedule, Spec, Sst, Task, Trainer};
 use crate::{Error, Result, train};
 use serde::{Deserialize, Serialize};
@@ -84,8 +85,8 @@ fn null_is_nan<'de, D: serde::Deserializer<'de>>(d: D) -> std::result::Result<f6
     Ok(Option::<f64>::deserialize(d)?.unwrap_or(f64::NAN))
 }
 
-/// Called with epochs done, the loss, and the best validation so far.
-pub type Watch<'a> = dyn FnMut(usize, f64, f64) + Send + 'a;
+/// Called with epochs done, the loss, and the best validation so far; tells whether to go on.
+pub type Watch<'a> = dyn FnMut(usize, f64, f64) -> Control + Send + 'a;
 
 /// What is evaluated: the pairs to be scored, and what scores mean.
 enum Judge {
@@ -227,12 +228,19 @@ pub fn sst(rank: usize) -> Method {
     Method::Sst(Sst { rank, steps: 100, warmup: 100, iterations: 16, ..Sst::default() })
 }
 
-/// Trains a network on a graph. `split`: the division's name, for the outcome.
+/// Trains a network on a graph; nothing comes of a run that is stopped. `split`: the division's name, for the outcome.
 ///
 /// # Errors
 /// [`Error::Request`] for data or options that do not fit, [`Error::OutOfMemory`], [`Error::DeviceLost`]. A run that diverges is an
 /// outcome: its best epoch counts.
-pub async fn run(context: &Context, g: &Graph, division: Division<'_>, split: &str, r: &Request, watch: &mut Watch<'_>) -> Result<Outcome> {
+pub async fn run(
+    context: &Context,
+    g: &Graph,
+    division: Division<'_>,
+    split: &str,
+    r: &Request,
+    watch: &mut Watch<'_>,
+) -> Result<Option<Outcome>> {
     if r.evaluate_every == 0 || r.epochs == 0 {
         return Err(Error::Request("0 epochs, or none between evaluations: at least 1".into()));
     }
@@ -260,14 +268,16 @@ pub async fn run(context: &Context, g: &Graph, division: Division<'_>, split: &s
                 Err(Error::Diverged { step, what }) => diverged = Some(format!("{what} at epoch {step}")),
                 Err(e) => return Err(e),
             }
-            watch(epoch, loss, best.map_or(f64::NAN, |(b, _)| b.0));
+            if watch(epoch, loss, best.map_or(f64::NAN, |(b, _)| b.0)) == Control::Stop && !last && !stale {
+                return Ok(None);
+            }
         }
         if stale || diverged.is_some() {
             break;
         }
     }
     let ((valid, test, roc_auc), best_epoch) = best.unwrap_or(((f64::NAN, f64::NAN, None), 0));
-    Ok(Outcome {
+    Ok(Some(Outcome {
         graph: g.name.clone(),
         task: if let Division::Links(_) = division { "lp" } else { "nc" }.into(),
         split: split.into(),
@@ -286,5 +296,5 @@ pub async fn run(context: &Context, g: &Graph, division: Division<'_>, split: &s
         seconds: begun.elapsed().as_secs_f64(),
         adapter: context.facts().summary(),
         diverged,
-    })
+    }))
 }

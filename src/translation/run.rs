@@ -3,6 +3,7 @@
 use super::{Bleu, Pair, Search, batches, bleu, translate};
 use crate::format::{MarianConfig, Tokenizer};
 use crate::gpu::Context;
+use crate::train::job::Control;
 use crate::train::{Batch, Initial, Options, Spec, Trainer, TranslatorSpec};
 use crate::{Error, Result};
 use serde::{Deserialize, Serialize};
@@ -74,14 +75,14 @@ fn null_is_infinite<'de, D: serde::Deserializer<'de>>(d: D) -> std::result::Resu
     Ok(Option::<f64>::deserialize(d)?.unwrap_or(f64::INFINITY))
 }
 
-/// Called with steps done, the last loss, and the last evaluation.
-pub type Watch<'a> = dyn FnMut(usize, f32, f64) + Send + 'a;
+/// Called with steps done, the last loss, and the last evaluation; tells whether to go on.
+pub type Watch<'a> = dyn FnMut(usize, f32, f64) -> Control + Send + 'a;
 
-/// Trains a translator. Returns it with the outcome, or without where it diverged.
+/// Trains a translator. Returns it with the outcome, or without where it diverged; nothing if it was stopped.
 ///
 /// # Errors
 /// [`Error::Request`] for options or data that do not fit; [`Error::OutOfMemory`], [`Error::DeviceLost`].
-pub async fn train(context: &Context, corpus: &Corpus, r: &Request, watch: &mut Watch<'_>) -> Result<(Outcome, Option<Trainer>)> {
+pub async fn train(context: &Context, corpus: &Corpus, r: &Request, watch: &mut Watch<'_>) -> Result<Option<(Outcome, Option<Trainer>)>> {
     let begun = Instant::now();
     let epoch = corpus.train.len().div_ceil(r.batch.sentences.max(1)).max(1);
     // At most some epochs lie on the device; longer runs see them again.
@@ -106,8 +107,9 @@ pub async fn train(context: &Context, corpus: &Corpus, r: &Request, watch: &mut 
         if diverged.is_none() && (last || r.evaluate_every > 0 && step.is_multiple_of(r.evaluate_every)) {
             evaluations.push((step, f64::from(t.evaluate().await?)));
         }
-        if step.is_multiple_of(REPORT_EVERY) || last {
-            watch(step, loss as f32, evaluations.last().map_or(f64::NAN, |e| e.1));
+        let seen = step.is_multiple_of(REPORT_EVERY) || last;
+        if seen && watch(step, loss as f32, evaluations.last().map_or(f64::NAN, |e| e.1)) == Control::Stop && !last {
+            return Ok(None);
         }
         if diverged.is_some() {
             break;
@@ -128,7 +130,7 @@ pub async fn train(context: &Context, corpus: &Corpus, r: &Request, watch: &mut 
         adapter: context.facts().summary(),
         diverged: diverged.clone(),
     };
-    Ok((outcome, diverged.is_none().then_some(t)))
+    Ok(Some((outcome, diverged.is_none().then_some(t))))
 }
 
 /// Translates a corpus' sentences with a trained translator, `lanes` prefixes at a time.

@@ -4,6 +4,7 @@ use super::{link_split, node_split, ring, tree};
 use crate::kernels::context;
 use etalon::graphs::{Division, Graph, Method, Outcome, Preset, Request, run, sst};
 use etalon::train::Geometry;
+use etalon::train::job::Control;
 
 fn request(method: Method, geometry: Geometry, epochs: usize) -> Request {
     let preset = Preset { rate: 0.02, dropout: 0.1, dropout_low: 0.1, weight_decay: 1e-3, normalise: false, ..Preset::default() };
@@ -12,7 +13,7 @@ fn request(method: Method, geometry: Geometry, epochs: usize) -> Request {
 
 fn outcome(g: &Graph, division: Division<'_>, r: &Request) -> Outcome {
     let c = context();
-    c.block_on(run(&c, g, division, "test", r, &mut |_, _, _| {})).unwrap()
+    c.block_on(run(&c, g, division, "test", r, &mut |_, _, _| Control::Continue)).unwrap().unwrap()
 }
 
 #[test]
@@ -57,7 +58,8 @@ fn bad_requests_are_refused() {
     let c = context();
     let g = tree(30, 3);
     let (nodes, links) = (node_split(&g), link_split(&g));
-    let refused = |division: Division<'_>, r: &Request| c.block_on(run(&c, &g, division, "test", r, &mut |_, _, _| {})).unwrap_err();
+    let refused =
+        |division: Division<'_>, r: &Request| c.block_on(run(&c, &g, division, "test", r, &mut |_, _, _| Control::Continue)).unwrap_err();
     let good = request(Method::Full, Geometry::Lorentz, 5);
     refused(Division::Nodes(&nodes), &Request { width: 1, ..good.clone() });
     refused(Division::Nodes(&nodes), &Request { epochs: 0, ..good.clone() });
@@ -65,4 +67,15 @@ fn bad_requests_are_refused() {
     refused(Division::Nodes(&nodes), &Request { method: sst(0), ..good.clone() });
     let e = refused(Division::Links(&links), &Request { geometry: Geometry::Euclidean, ..good.clone() });
     assert!(e.to_string().contains("Lorentz"), "{e}");
+}
+
+#[test]
+fn a_run_that_is_stopped_gives_nothing() {
+    let (c, g) = (context(), tree(30, 3));
+    let nodes = node_split(&g);
+    let r = request(Method::Full, Geometry::Lorentz, 400);
+    let stopped = c.block_on(run(&c, &g, Division::Nodes(&nodes), "test", &r, &mut |_, _, _| Control::Stop)).unwrap();
+    assert!(stopped.is_none());
+    assert_ne!(g.fingerprint(), tree(30, 4).fingerprint());
+    assert_eq!(g.fingerprint(), tree(30, 3).fingerprint());
 }

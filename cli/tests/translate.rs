@@ -1,0 +1,97 @@
+//! `translate` on sentences of a made-up language: train, run, bleu.
+
+#[allow(dead_code, reason = "no files of the library's tests are wanted")]
+mod common;
+
+use common::{etalon, fail, scratch, succeed};
+use serde_json::Value;
+use std::fs;
+use std::path::{Path, PathBuf};
+
+fn text(path: &Path) -> &str {
+    path.to_str().unwrap()
+}
+
+/// Sentences of a few words, and the same words of another language backwards.
+fn pairs(dir: &Path) -> PathBuf {
+    let folder = dir.join("pairs");
+    fs::create_dir_all(&folder).unwrap();
+    let words = [("red", "rot"), ("green", "gruen"), ("blue", "blau"), ("house", "haus"), ("tree", "baum"), ("sees", "sieht")];
+    let sentence = |i: usize| (0..2 + i % 3).map(|k| words[(i * 5 + k * k + i / 7 * k) % 6]).collect::<Vec<_>>();
+    for (part, range) in [("train", 0..80), ("valid", 80..90), ("test", 90..96)] {
+        let (mut source, mut target) = (String::new(), String::new());
+        for i in range {
+            let all = sentence(i);
+            source += &format!("{}\n", all.iter().map(|w| w.0).collect::<Vec<_>>().join(" "));
+            target += &format!("{}\n", all.iter().rev().map(|w| w.1).collect::<Vec<_>>().join(" "));
+        }
+        fs::write(folder.join(format!("{part}.en")), source).unwrap();
+        fs::write(folder.join(format!("{part}.de")), target).unwrap();
+    }
+    folder
+}
+
+#[test]
+fn translators_are_trained_kept_and_run() {
+    let dir = scratch("translate");
+    let (data, out) = (pairs(&dir), dir.join("out"));
+    let shape =
+        "--steps 12 --warmup 2 --width 16 --layers 1 --vocabulary 290 --tokens 160 --longest 16 --rank 2 --evaluate-every 6 --beams 2";
+    let train = |more: &[&str]| {
+        let mut c = etalon(&["translate", "train", "--data", text(&data), "--methods", "full,sst", "--out", text(&out)]);
+        c.args(shape.split(' ')).args(more);
+        c
+    };
+    let table = succeed(train(&["--rates", "1e-2,5e-3", "--trial-steps", "4"]));
+    assert!(table.lines().count() == 6 && table.contains("| full | 0 |") && table.contains("| sst | 2 |"), "{table}");
+    let runs: Vec<PathBuf> = fs::read_dir(&out).unwrap().map(|f| f.unwrap().path()).filter(|p| text(p).contains("-rate-")).collect();
+    // Two trials and a final run of either method.
+    assert_eq!(runs.len(), 6, "{runs:?}");
+    for run in &runs {
+        let v: Value = serde_json::from_slice(&fs::read(run).unwrap()).unwrap();
+        assert!(v["outcome"]["valid_loss"].is_f64() && v["bleu"].is_array(), "{v}");
+    }
+    // What is there is not trained again.
+    let begun = fs::metadata(&runs[0]).unwrap().modified().unwrap();
+    assert_eq!(succeed(train(&["--rates", "1e-2,5e-3", "--trial-steps", "4"])), table);
+    assert_eq!(fs::metadata(&runs[0]).unwrap().modified().unwrap(), begun);
+    let e = fail(train(&["--rates", "1e-2,5e-3", "--trial-steps", "4", "--smoothing", "0.2"]));
+    assert!(e.contains("other options"), "{e}");
+
+    let model = out.join("full");
+    let lines = succeed(etalon(&[
+        "translate",
+        "run",
+        "--model",
+        text(&model),
+        "--text",
+        text(&data.join("test.en")),
+        "--longest",
+        "16",
+        "--beams",
+        "2",
+    ]));
+    assert_eq!(lines, fs::read_to_string(model.join("test.de")).unwrap());
+    let file = dir.join("lines.de");
+    fs::write(&file, &lines).unwrap();
+    let reference = data.join("test.de");
+    let score = |a: &Path| succeed(etalon(&["translate", "bleu", "--text", text(a), "--reference", text(&reference)]));
+    assert!(score(&reference).starts_with("BLEU 100.00") && score(&file).starts_with("BLEU "));
+}
+
+#[test]
+fn what_does_not_fit_is_named() {
+    let dir = scratch("translate-bad");
+    let (data, out) = (pairs(&dir), dir.join("out"));
+    let train = || etalon(&["translate", "train", "--data", text(&data), "--out", text(&out), "--steps", "1"]);
+    fs::write(data.join("valid.de"), "nur eine\n").unwrap();
+    assert!(fail(train()).contains("valid.en has 10 lines"));
+    fs::write(data.join("valid.de"), "\n".repeat(10)).unwrap();
+    assert!(fail(train()).contains("valid.de line 1: an empty sentence"));
+    fs::remove_file(data.join("train.en")).unwrap();
+    assert!(fail(train()).contains("train.en"));
+    assert!(fail(etalon(&["translate", "run", "--model", text(&dir)])).contains("config.json"));
+    let short = dir.join("short");
+    fs::write(&short, "a\n").unwrap();
+    assert!(fail(etalon(&["translate", "bleu", "--text", text(&short), "--reference", text(&data.join("test.de"))])).contains("1 lines"));
+}
