@@ -22,11 +22,17 @@ enum TaskName {
 }
 
 #[derive(Clone, Copy, PartialEq, Eq, ValueEnum)]
-enum GeometryName {
+pub(crate) enum GeometryName {
     /// The Lorentz model of hyperbolic space
     Lorentz,
     /// A plane space
     Euclidean,
+}
+
+impl GeometryName {
+    pub(crate) fn get(self) -> Geometry {
+        if self == Self::Lorentz { Geometry::Lorentz } else { Geometry::Euclidean }
+    }
 }
 
 #[derive(clap::Args)]
@@ -151,7 +157,7 @@ pub(crate) fn run(g: &Global, args: &Args) -> Result<()> {
 /// A run, or what is kept of it; nothing if it was interrupted.
 fn one(context: &Context, args: &Args, graph: &Graph, parts: &Parts, method: Method, seed: u64) -> Result<Option<Outcome>> {
     let (task, split) = if args.task == TaskName::Lp { ("lp", "edges") } else { ("nc", args.split.as_str()) };
-    let geometry = if args.geometry == GeometryName::Lorentz { Geometry::Lorentz } else { Geometry::Euclidean };
+    let geometry = args.geometry.get();
     let request = Request {
         method,
         preset: args.preset(&graph.name),

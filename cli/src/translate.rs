@@ -1,6 +1,7 @@
 //! `translate`: train translators by several methods, translate with one, score translations.
 
 use crate::common::{self, Global, bar, interrupted, open_device, print, print_json, read_text};
+use crate::graph::GeometryName;
 use crate::train::options::MethodName;
 use anyhow::{Context as _, Result, bail};
 use clap::Subcommand;
@@ -8,10 +9,13 @@ use etalon::Context;
 use etalon::format::{Activation, MarianConfig, Safetensors, Tokenizer, write_atomically};
 use etalon::train::data::{tokenizer_config, train_bpe};
 use etalon::train::job::Control;
-use etalon::train::{Batch, Export, Initial, Method, Options, Schedule, Spec, Sst, Trainer, TranslatorSpec};
+use etalon::train::{Batch, Export, Geometry, Initial, Method, Options, Schedule, Spec, Sst, Trainer, TranslatorSpec};
 use etalon::translation::{self, Bleu, Corpus, Outcome, Pair, Request, Search, bleu, encode, read_pairs, shape_of, translate};
 use serde_json::{Value, json};
 use std::path::{Path, PathBuf};
+
+/// `model_type` of a translator whose values are points of the Lorentz model; else it is a Marian.
+const HYPERBOLIC: &str = "etalon-hyperbolic-translator";
 
 #[derive(clap::Args)]
 pub(crate) struct Args {
@@ -70,6 +74,9 @@ struct TrainArgs {
     /// Tokens of the vocabulary of both languages together
     #[arg(long, default_value_t = 4000)]
     vocabulary: usize,
+    /// Where values lie
+    #[arg(long, value_enum, default_value = "euclidean")]
+    geometry: GeometryName,
     /// Width
     #[arg(long, default_value_t = 64)]
     width: usize,
@@ -296,7 +303,7 @@ fn one(p: &Prepared, a: &TrainArgs, method: Method, (rate, steps): (f64, usize),
         ..Options::default()
     };
     let evaluate_every = if last { a.evaluate_every } else { 0 };
-    let request = Request { options, config: p.config.clone(), batch: p.batch, evaluate_every };
+    let request = Request { options, config: p.config.clone(), geometry: a.geometry.get(), batch: p.batch, evaluate_every };
     let asked = format!("{request:?}, {} pairs, {} beams", p.corpus.train.len(), a.beams);
     let name = format!("{}-r{}-rate-{rate}-steps-{steps}-s{}", method.name(), method.rank(), a.seed);
     let path = a.out.join(format!("{name}.json"));
@@ -340,7 +347,12 @@ fn save(p: &Prepared, a: &TrainArgs, t: &Trainer, name: &str, texts: &[String]) 
     let folder = a.out.join(name);
     std::fs::create_dir_all(&folder).with_context(|| format!("{}", folder.display()))?;
     p.context.block_on(t.export(&folder.join("model.safetensors"), Export::Merged))?;
-    write_atomically(&folder.join("config.json"), p.config.to_json().as_bytes())?;
+    let mut config: Value = serde_json::from_str(&p.config.to_json())?;
+    if a.geometry.get() == Geometry::Lorentz {
+        // Other programs must not take it for a Marian.
+        (config["model_type"], config["architectures"]) = (json!(HYPERBOLIC), json!(["EtalonHyperbolicMT"]));
+    }
+    write_atomically(&folder.join("config.json"), config.to_string().as_bytes())?;
     write_atomically(&folder.join("tokenizer.json"), read_text(&a.out.join("tokenizer.json"))?.as_bytes())?;
     write_atomically(&folder.join("tokenizer_config.json"), tokenizer_config(p.config.max_positions).as_bytes())?;
     write_atomically(&folder.join(format!("test.{}", a.target)), (texts.join("\n") + "\n").as_bytes())?;
@@ -349,7 +361,13 @@ fn save(p: &Prepared, a: &TrainArgs, t: &Trainer, name: &str, texts: &[String]) 
 
 fn translate_lines(g: &Global, a: &RunArgs) -> Result<()> {
     let path = a.model.join("config.json");
-    let config = MarianConfig::from_json(&path.display().to_string(), read_text(&path)?.as_bytes())?;
+    let mut json: Value = serde_json::from_str(&read_text(&path)?).with_context(|| format!("{}", path.display()))?;
+    let hyperbolic = json["model_type"] == HYPERBOLIC;
+    if hyperbolic {
+        json["model_type"] = json!("marian");
+    }
+    let config = MarianConfig::from_json(&path.display().to_string(), json.to_string().as_bytes())?;
+    let geometry = if hyperbolic { Geometry::Lorentz } else { Geometry::Euclidean };
     let tokenizer = Tokenizer::from_json(read_text(&a.model.join("tokenizer.json"))?.as_bytes())?;
     let text = match &a.text {
         Some(p) => read_text(p)?,
@@ -370,7 +388,7 @@ fn translate_lines(g: &Global, a: &RunArgs) -> Result<()> {
     let one: Vec<Pair> = vec![(vec![config.eos], vec![config.eos])];
     let (data, _) = translation::batches(&one, &config, &batch, None)?;
     let options = Options { method: Method::Full, steps: 1, sequences: 1, context: batch.len(), ..Options::default() };
-    let spec = Spec::Translator(TranslatorSpec { config, batch });
+    let spec = Spec::Translator(TranslatorSpec { config, geometry, batch });
     let trainer = context.block_on(Trainer::new(&context, &spec, &options, &data, &Initial::Named(&named)))?;
     let translating = trainer.translating(Some(a.lanes))?;
     let search = Search { beams: a.beams, length_penalty: a.length_penalty };

@@ -7,8 +7,8 @@ use crate::reference;
 use crate::tensor::{Sparse, Tensor};
 use crate::{Error, Result};
 
-/// Entries of a row that one dispatch adds: a software driver leaves a shader's loops after 65,535 iterations.
-const MOST: usize = 32_768;
+/// Entries of a row that one dispatch adds in a running sum, as `matmul` does. A software driver would leave the loop after 65,535.
+const MOST: usize = 4096;
 
 /// What else a product does.
 #[derive(Debug, Clone, Copy, PartialEq)]
@@ -103,8 +103,11 @@ fn one(b: &mut Builder, label: &str, a: &Sparse, (x, y): (&Tensor, &Tensor), p: 
     }
     let [x_row, x_col] = strides(x, p.b_t);
     let [y_row, y_col] = strides(y, p.y_t);
-    let vec4 =
-        x_col == 1 && y_col == 1 && [xw.offset, x_row, yw.offset, y_row, cols as u32, bias_offset].iter().all(|n| n.is_multiple_of(4));
+    // A binding of vec4 has one at least.
+    let vec4 = a.cols > 0
+        && x_col == 1
+        && y_col == 1
+        && [xw.offset, x_row, yw.offset, y_row, cols as u32, bias_offset].iter().all(|n| n.is_multiple_of(4));
     let unit = if vec4 { 4 } else { 1 };
     let units = cols / unit as usize;
     let each = units_each(b.facts(), units);

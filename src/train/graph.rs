@@ -223,8 +223,8 @@ pub(super) struct Step<'a> {
     pub(super) loss: &'a Loss,
     pub(super) progress: SlotId,
     pub(super) dropout: f32,
-    /// Numbers `0..width`, and the factors `-2, 2, 2, …`.
-    pub(super) metric: [SlotId; 2],
+    /// Numbers `0..width`, the factors `-2, 2, 2, …`, and signs.
+    pub(super) metric: [SlotId; 3],
 }
 
 impl<'a> Step<'a> {

@@ -52,8 +52,8 @@ pub(super) enum Draw {
     Normal(f64),
     /// As [`kaiming`].
     Kaiming,
-    /// As HyboNet's: weights uniform in +-1/sqrt(outputs), those of time 0, times' scales 10, points near the origin.
-    Lorentz,
+    /// As HyboNet's: weights uniform within this bound, or +-1/sqrt(outputs), those of time 0; times' scales 10, points near the origin.
+    Lorentz(Option<f64>),
 }
 
 /// `rows x n` as drawn.
@@ -62,8 +62,8 @@ fn matrix(draw: Draw, seed: u64, name: &str, rows: usize, n: usize) -> Vec<f32> 
     match draw {
         Draw::Normal(deviation) => (0..rows * n).map(|_| (deviation * g.normal()) as f32).collect(),
         Draw::Kaiming => kaiming(seed, name, rows, n),
-        Draw::Lorentz => {
-            let bound = 1.0 / (rows.max(1) as f64).sqrt();
+        Draw::Lorentz(bound) => {
+            let bound = bound.unwrap_or(1.0 / (rows.max(1) as f64).sqrt());
             let mut value = |i: usize| {
                 let v = (2.0 * g.uniform() - 1.0) * bound;
                 if i.is_multiple_of(n) { 0.0 } else { v as f32 }

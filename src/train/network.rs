@@ -49,8 +49,8 @@ pub(super) struct Constants {
     /// States of full sequences.
     state: Arc<Buffer>,
     angles: Arc<Buffer>,
-    /// Numbers of coordinates, and their factors.
-    metric: [Arc<Buffer>; 2],
+    /// Numbers of coordinates, their factors, and signs.
+    metric: [Arc<Buffer>; 3],
 }
 
 /// Their slots in a plan.
@@ -59,13 +59,13 @@ pub(super) struct ConstantSlots {
     pub(super) scale: SlotId,
     pub(super) state: SlotId,
     pub(super) angles: SlotId,
-    pub(super) metric: [SlotId; 2],
+    pub(super) metric: [SlotId; 3],
 }
 
 impl ConstantSlots {
-    pub(super) fn bindings(&self, c: &Constants) -> [(SlotId, Arc<Buffer>); 5] {
+    pub(super) fn bindings(&self, c: &Constants) -> [(SlotId, Arc<Buffer>); 6] {
         let metric = |i: usize| (self.metric[i], c.metric[i].clone());
-        [(self.scale, c.scale.clone()), (self.state, c.state.clone()), (self.angles, c.angles.clone()), metric(0), metric(1)]
+        [(self.scale, c.scale.clone()), (self.state, c.state.clone()), (self.angles, c.angles.clone()), metric(0), metric(1), metric(2)]
     }
 }
 
@@ -111,8 +111,8 @@ impl Network {
     pub(super) fn draw(&self) -> Draw {
         match self {
             Self::Decoder(d) => Draw::Normal(d.shape.init_std),
-            Self::Translator(t) => Draw::Normal(t.config.init_std),
-            Self::Graph(g) if g.net.geometry == Geometry::Lorentz => Draw::Lorentz,
+            Self::Translator(t) => t.draw(),
+            Self::Graph(g) if g.net.geometry == Geometry::Lorentz => Draw::Lorentz(None),
             Self::Mlp(_) | Self::Graph(_) => Draw::Kaiming,
         }
     }
@@ -126,11 +126,11 @@ impl Network {
         }
     }
 
-    /// Factors of the coordinates: the Lorentz metric's, or the embeddings'.
-    fn factors(&self) -> Vec<f32> {
+    /// Factors of the coordinates, and signs of heads' coordinates: see [`Translator::factors`].
+    fn factors(&self) -> [Vec<f32>; 2] {
         match self {
-            Self::Translator(t) => vec![(t.config.hidden as f64).sqrt() as f32; t.config.hidden],
-            _ => (0..self.coordinates()).map(|i| if i == 0 { -2.0 } else { 2.0 }).collect(),
+            Self::Translator(t) => t.factors(),
+            _ => [(0..self.coordinates()).map(|i| if i == 0 { -2.0 } else { 2.0 }).collect(), vec![1.0; self.coordinates()]],
         }
     }
 
@@ -148,21 +148,23 @@ impl Network {
             Self::Translator(t) => Some(translator::positions(t.batch.source.max(t.batch.target), t.config.hidden)),
             Self::Mlp(_) | Self::Graph(_) => None,
         };
-        let coordinates = self.coordinates() as u32;
+        let (coordinates, [factors, signs]) = (self.coordinates() as u32, self.factors());
         Ok(Constants {
             scale: context.upload("constants", &[(1.0 / (rows * o.batches) as f32).to_bits()])?,
             state: context.upload("constants", &states)?,
             angles: context.upload("constants", bytemuck::cast_slice(&angles.unwrap_or(vec![0.0])))?,
             metric: [
                 context.upload("constants", &(0..coordinates).collect::<Vec<_>>())?,
-                context.upload("constants", bytemuck::cast_slice(&self.factors()))?,
+                context.upload("constants", bytemuck::cast_slice(&factors))?,
+                context.upload("constants", bytemuck::cast_slice(&signs))?,
             ],
         })
     }
 
     /// Bytes of the constants.
-    pub(super) fn constant_bytes(&self, o: &Options) -> [u64; 5] {
-        [1, self.full(o).0 * WORDS, self.angle_words(o), self.coordinates(), self.coordinates()].map(|words| 4 * words as u64)
+    pub(super) fn constant_bytes(&self, o: &Options) -> [u64; 6] {
+        [1, self.full(o).0 * WORDS, self.angle_words(o), self.coordinates(), self.coordinates(), self.coordinates()]
+            .map(|words| 4 * words as u64)
     }
 
     fn angle_words(&self, o: &Options) -> usize {
@@ -181,7 +183,7 @@ impl Network {
             scale: b.external("loss scale", 1),
             state: b.external("states", self.full(o).0 * WORDS),
             angles: b.external("angles", angle_words),
-            metric: ["coordinates", "metric"].map(|l| b.external(l, coordinates)),
+            metric: ["coordinates", "factors", "signs"].map(|l| b.external(l, coordinates)),
         }
     }
 

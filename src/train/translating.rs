@@ -48,15 +48,15 @@ struct Bed<'a> {
 }
 
 impl<'a> Bed<'a> {
-    fn new(context: &'a Context, t: &Translator, b: &mut Builder, words: &Arc<Buffer>, constants: &[Arc<Buffer>; 5]) -> Self {
+    fn new(context: &'a Context, t: &Translator, b: &mut Builder, words: &Arc<Buffer>, constants: &[Arc<Buffer>; 6]) -> Self {
         let (batch, d) = (t.batch, t.config.hidden);
-        let sizes = [batch.sentences * WORDS, batch.source.max(batch.target) * d, d, d, PROGRESS];
-        let labels = ["states", "positions", "coordinates", "factors", "progress"];
+        let sizes = [batch.sentences * WORDS, batch.source.max(batch.target) * d, d, d, d, PROGRESS];
+        let labels = ["states", "positions", "coordinates", "factors", "signs", "progress"];
         let slot = b.external("sentences", batch.len());
-        let [full, positions, numbers, factors, progress] = std::array::from_fn(|i| b.external(labels[i], sizes[i]));
+        let [full, positions, numbers, factors, signs, progress] = std::array::from_fn(|i| b.external(labels[i], sizes[i]));
         let mut bound = vec![(slot, words.clone())];
-        bound.extend([full, positions, numbers, factors, progress].into_iter().zip(constants.iter().cloned()));
-        let inputs = Inputs { words: slot, full, positions, factors: [numbers, factors], progress, dropout: 0.0, smoothing: 0.0 };
+        bound.extend([full, positions, numbers, factors, signs, progress].into_iter().zip(constants.iter().cloned()));
+        let inputs = Inputs { words: slot, full, positions, factors: [numbers, factors, signs], progress, dropout: 0.0, smoothing: 0.0 };
         Self { context, bound, inputs }
     }
 
@@ -79,12 +79,13 @@ impl Trainer {
         let c = &self.context;
         let words = c.storage("sentences", 4 * batch.len() as u64)?;
         let states = State { count: batch.target as u32, ..State::default() }.words().repeat(batch.sentences);
-        let factor = vec![((d as f64).sqrt() as f32).to_bits(); d];
+        let [factors, signs] = t.factors();
         let constants = [
             c.upload("constants", &states)?,
             c.upload("constants", bytemuck::cast_slice(&positions(batch.source.max(batch.target), d)))?,
             c.upload("constants", &(0..d as u32).collect::<Vec<_>>())?,
-            c.upload("constants", &factor)?,
+            c.upload("constants", bytemuck::cast_slice(&factors))?,
+            c.upload("constants", bytemuck::cast_slice(&signs))?,
             c.storage("constants", 4 * PROGRESS as u64)?,
         ];
         let memory = c.storage("memory", 4 * (batch.sentences * batch.source * d) as u64)?;
@@ -112,7 +113,7 @@ impl Trainer {
         let (x, last) = (tape.tensor(x), tape.builder.transient("last rows", batch.sentences, d));
         select_rows(&mut tape.builder, "last rows", &x, (picked, 0), None, &last)?;
         let last = tape.constant(last);
-        let y = t.logits(&mut tape, &slots, last)?;
+        let y = t.logits(&mut tape, On { slots: &slots, inputs: &bed.inputs }, last)?;
         copy(&mut tape.builder, "logits", &y, &to)?;
         let own = [(from.slot, memory), (picked, rows.clone()), (to.slot, logits.clone())];
         let more = slots.bindings(&self.buffers).into_iter().chain(own).collect();

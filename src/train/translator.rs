@@ -1,10 +1,14 @@
-//! Encoder-decoder transformers built like Marian's, for training and for whole sentences at once.
+//! Encoder-decoder transformers built like Marian's, and their hyperbolic twins (HyboNet, Chen et al. 2022), for training and for whole
+//! sentences at once. A twin's values are points: each linear layer is followed by the rescaling of its output (of each head's apart), what a
+//! residual or a position adds is added before it, attention is by Lorentz products and its sums become centroids, and there are no norms.
 //!
 //! A batch is one window of the data, for S sentences of at most L source and T target tokens (`Batch::words`): the sentences' states
 //! with the number of source tokens of each, a header whose first word is what a row's loss counts, source tokens, decoder inputs,
 //! targets.
 
 use super::feed::FeedSlots;
+use super::graph::Geometry;
+use super::initial::Draw;
 use super::layout::{Group, Id, Layout, Slots};
 use super::method::{Decay, Linear, Method};
 use super::network::ConstantSlots;
@@ -14,6 +18,7 @@ use crate::format::{Activation as Act, MarianConfig};
 use crate::kernel::cross_entropy::IGNORE;
 use crate::kernel::embedding::Ids;
 use crate::kernel::linear::Activation;
+use crate::kernel::lorentz::Map;
 use crate::kernel::state::{State, WORDS};
 use crate::plan::SlotId;
 use crate::tensor::Tensor;
@@ -27,6 +32,8 @@ const HEADER: usize = 64;
 pub struct TranslatorSpec {
     /// The model.
     pub config: MarianConfig,
+    /// Where its values lie.
+    pub geometry: Geometry,
     /// Its batches.
     pub batch: Batch,
 }
@@ -109,11 +116,18 @@ struct Norm {
     bias: Id,
 }
 
+/// A linear layer, and the logarithm of its points' scale (Lorentz).
+#[derive(Debug, Clone)]
+struct Layer {
+    linear: Linear,
+    scale: Option<Id>,
+}
+
 /// Queries, keys, values, output, and the norm after them.
 #[derive(Debug, Clone)]
 struct Attending {
-    parts: [Linear; 4],
-    norm: Norm,
+    parts: [Layer; 4],
+    norm: Option<Norm>,
 }
 
 #[derive(Debug, Clone)]
@@ -121,9 +135,9 @@ struct Block {
     own: Attending,
     /// Attention over the encoder's output, in a decoder.
     other: Option<Attending>,
-    up: Linear,
-    down: Linear,
-    norm: Norm,
+    up: Layer,
+    down: Layer,
+    norm: Option<Norm>,
 }
 
 /// A translator's tensors, planned for one method.
@@ -131,8 +145,13 @@ struct Block {
 pub(super) struct Translator {
     pub(super) config: MarianConfig,
     pub(super) batch: Batch,
+    geometry: Geometry,
     tokens: Id,
-    /// Added to the logits, never trained.
+    /// Lorentz: the layers that positions are added in, of the encoder and of the decoder.
+    positions: Vec<Layer>,
+    /// Lorentz: the words' points on the way out.
+    classes: Option<Id>,
+    /// Added to the logits; trained in the Lorentz model only.
     bias: Id,
     encoder: Vec<Block>,
     decoder: Vec<Block>,
@@ -148,8 +167,8 @@ pub(super) struct Inputs {
     pub(super) full: SlotId,
     /// Table of positions, `max(L, T) x width`.
     pub(super) positions: SlotId,
-    /// Numbers `0..width`, and the factor of the embeddings in as many words.
-    pub(super) factors: [SlotId; 2],
+    /// Numbers `0..width`; the factor of the embeddings in as many words, or the Lorentz metric's; the signs of heads' coordinates.
+    pub(super) factors: [SlotId; 3],
     pub(super) progress: SlotId,
     pub(super) dropout: f32,
     pub(super) smoothing: f32,
@@ -186,16 +205,22 @@ struct Planner<'a> {
     method: &'a Method,
     decay: Decay,
     hidden: usize,
+    geometry: Geometry,
 }
 
 impl Planner<'_> {
-    fn norm(&mut self, name: &str) -> Norm {
+    fn norm(&mut self, name: &str) -> Option<Norm> {
+        if self.geometry == Geometry::Lorentz {
+            return None;
+        }
         let mut one = |part: &str| self.layout.trained(&format!("{name}.{part}"), (1, self.hidden), Group::Rest, self.decay.vectors);
-        Norm { gain: one("weight"), bias: one("bias") }
+        Some(Norm { gain: one("weight"), bias: one("bias") })
     }
 
-    fn linear(&mut self, name: &str, m: usize, n: usize) -> Linear {
-        Linear::plan(self.layout, self.method, name, (m, n), true, self.decay)
+    fn linear(&mut self, name: &str, m: usize, n: usize) -> Layer {
+        let linear = Linear::plan(self.layout, self.method, name, (m, n), true, self.decay);
+        let points = self.geometry == Geometry::Lorentz;
+        Layer { linear, scale: points.then(|| self.layout.trained(&format!("{name}.scale"), (1, 1), Group::Rest, 0.0)) }
     }
 
     fn attending(&mut self, layer: &str, which: &str) -> Attending {
@@ -229,26 +254,73 @@ impl Translator {
                 "batches of {b:?}: at least one of each, and at most {most} tokens, the model's positions"
             )));
         }
-        let tokens = layout.trained("model.shared.weight", (c.vocab, c.hidden), Group::Rest, decay.matrices);
-        let bias = layout.beside("final_logits_bias", (1, c.vocab));
-        let mut p = Planner { layout, method, decay, hidden: c.hidden };
+        let (geometry, shape) = (spec.geometry, (c.vocab, c.hidden));
+        if geometry == Geometry::Lorentz && (c.encoder_heads != c.decoder_heads || c.hidden < 2 * c.encoder_heads) {
+            let heads = format!("{} and {} heads of {} coordinates", c.encoder_heads, c.decoder_heads, c.hidden);
+            return Err(Error::Request(format!(
+                "{heads}: in the Lorentz model encoder and decoder have as many, of 2 coordinates at least"
+            )));
+        }
+        let (tokens, classes, bias) = match geometry {
+            Geometry::Euclidean => {
+                let tokens = layout.trained("model.shared.weight", shape, Group::Rest, decay.matrices);
+                (tokens, None, layout.beside("final_logits_bias", (1, c.vocab)))
+            }
+            Geometry::Lorentz => {
+                let tokens = layout.points("model.shared.points", shape);
+                (tokens, Some(layout.points("classes.points", shape)), layout.trained("classes.bias", (1, c.vocab), Group::Rest, 0.0))
+            }
+        };
+        let mut p = Planner { layout, method, decay, hidden: c.hidden, geometry };
+        let named = ["encoder", "decoder"].into_iter().filter(|_| geometry == Geometry::Lorentz);
+        let positions = named.map(|half| p.linear(&format!("model.{half}.positions"), c.hidden, c.hidden)).collect();
         let encoder = (0..c.encoder_layers).map(|i| p.block(&format!("model.encoder.layers.{i}"), c.encoder_ffn, false)).collect();
         let decoder = (0..c.decoder_layers).map(|i| p.block(&format!("model.decoder.layers.{i}"), c.decoder_ffn, true)).collect();
-        Ok(Self { config: c.clone(), batch: b, tokens, bias, encoder, decoder, method: *method })
+        Ok(Self { config: c.clone(), batch: b, geometry, tokens, positions, classes, bias, encoder, decoder, method: *method })
     }
 
     pub(super) fn linears(&self) -> impl Iterator<Item = &Linear> {
-        self.encoder.iter().chain(&self.decoder).flat_map(|b| {
+        let blocks = self.encoder.iter().chain(&self.decoder).flat_map(|b| {
             let attention = std::iter::once(&b.own).chain(&b.other).flat_map(|a| &a.parts);
             attention.chain([&b.up, &b.down])
-        })
+        });
+        self.positions.iter().chain(blocks).map(|l| &l.linear)
     }
 
-    fn linear(&self, tape: &mut Tape, slots: &Slots, l: &Linear, x: Var, residual: Option<Var>) -> Result<Var> {
-        tape.linear(&l.name, x, &l.weight(slots, &self.method), l.bias(slots).as_ref(), residual)
+    /// How its initial weights are drawn.
+    pub(super) fn draw(&self) -> Draw {
+        match self.geometry {
+            Geometry::Euclidean => Draw::Normal(self.config.init_std),
+            Geometry::Lorentz => Draw::Lorentz(Some(0.02)),
+        }
     }
 
-    fn norm(tape: &mut Tape, slots: &Slots, label: &str, n: &Norm, x: Var) -> Result<Var> {
+    /// Factors of the coordinates: the embeddings', or the metric's, and signs of the coordinates of heads.
+    pub(super) fn factors(&self) -> [Vec<f32>; 2] {
+        let d = self.config.hidden;
+        let head = d / self.config.encoder_heads;
+        let signs = (0..d).map(|i| if i.is_multiple_of(head) { -1.0 } else { 1.0 }).collect();
+        match self.geometry {
+            Geometry::Euclidean => [vec![(d as f64).sqrt() as f32; d], signs],
+            Geometry::Lorentz => [(0..d).map(|i| if i == 0 { -2.0 } else { 2.0 }).collect(), signs],
+        }
+    }
+
+    /// `x Wᵀ + bias + residual`, as `heads` points where values are points.
+    fn linear(&self, tape: &mut Tape, slots: &Slots, l: &Layer, x: Var, residual: Option<Var>, heads: usize) -> Result<Var> {
+        let Layer { linear, scale } = l;
+        let y = tape.linear(&linear.name, x, &linear.weight(slots, &self.method), linear.bias(slots).as_ref(), residual)?;
+        Self::pointed(tape, slots, &linear.name, *scale, y, heads)
+    }
+
+    fn pointed(tape: &mut Tape, slots: &Slots, name: &str, scale: Option<Id>, y: Var, heads: usize) -> Result<Var> {
+        let Some(scale) = scale else { return Ok(y) };
+        let Parameter { value, gradient } = slots.parameter(scale);
+        tape.lorentz(&format!("{name} points"), Map::Rescale { scale: (value.slot, value.offset) }, heads, y, gradient)
+    }
+
+    fn norm(tape: &mut Tape, slots: &Slots, label: &str, n: Option<&Norm>, x: Var) -> Result<Var> {
+        let Some(n) = n else { return Ok(x) };
         let parameters = NormParameters { gain: slots.parameter(n.gain), bias: Some(slots.parameter(n.bias)), rms: false, eps: 1e-5 };
         tape.norm(&format!("{label} norm"), x, &parameters)
     }
@@ -257,35 +329,48 @@ impl Translator {
     fn embedded(&self, tape: &mut Tape, On { slots, inputs: i }: On<'_>, (at, rows): (usize, usize)) -> Result<Var> {
         let (all, d) = (self.batch.sentences * rows, self.config.hidden);
         let (ids, table) = (Ids::Buffer(i.words, at), slots.parameter(self.tokens));
-        let mut x = tape.embed_but("tokens", &ids, &table, all, None, Some(self.config.pad))?;
-        if self.config.scale_embedding {
+        let fixed = (self.geometry == Geometry::Euclidean).then_some(self.config.pad);
+        let mut x = tape.embed_but("tokens", &ids, &table, all, None, fixed)?;
+        if self.config.scale_embedding && self.geometry == Geometry::Euclidean {
             x = tape.scale_columns("embedding scale", x, i.factors[0], i.factors[1])?;
         }
         let table = Tensor { slot: i.positions, offset: 0, rows: self.batch.source.max(self.batch.target), cols: d, stride: d };
         let ids = Ids::Position { state: i.full, sequence_rows: rows, add: 0 };
-        tape.embed("positions", &ids, &Parameter::frozen(table), all, Some(x))
+        let Some(l) = self.positions.get(usize::from(at != self.batch.sources())) else {
+            return tape.embed("positions", &ids, &Parameter::frozen(table), all, Some(x));
+        };
+        let position = tape.embed("positions", &ids, &Parameter::frozen(table), all, None)?;
+        tape.stop(position);
+        self.linear(tape, slots, l, x, Some(position), 1)
     }
 
-    /// `norm(x + dropout(linear(h)))`.
+    /// `norm(x + dropout(linear(h)))`, or the point of that sum.
     #[expect(clippy::too_many_arguments, reason = "a branch's operands")]
-    fn branch(&self, tape: &mut Tape, on: On<'_>, l: &Linear, h: Var, x: Var, n: &Norm, stream: u32) -> Result<Var> {
+    fn branch(&self, tape: &mut Tape, on: On<'_>, l: &Layer, h: Var, x: Var, n: Option<&Norm>, stream: u32) -> Result<Var> {
         let On { slots, inputs: i } = on;
         let y = if i.dropout == 0.0 || !tape.trains() {
-            self.linear(tape, slots, l, h, Some(x))?
+            self.linear(tape, slots, l, h, Some(x), 1)?
         } else {
-            let y = self.linear(tape, slots, l, h, None)?;
-            let y = tape.dropout(&l.name, y, i.dropout, i.progress, stream)?;
-            tape.add(&l.name, x, y)?
+            let (name, plain) = (&l.linear.name, Layer { scale: None, ..l.clone() });
+            let y = self.linear(tape, slots, &plain, h, None, 1)?;
+            let y = tape.dropout(name, y, i.dropout, i.progress, stream)?;
+            let y = tape.add(name, x, y)?;
+            Self::pointed(tape, slots, name, l.scale, y, 1)?
         };
-        Self::norm(tape, slots, &l.name, n, y)
+        Self::norm(tape, slots, &l.linear.name, n, y)
     }
 
     #[expect(clippy::too_many_arguments, reason = "a branch's operands")]
     fn attend(&self, tape: &mut Tape, on: On<'_>, a: &Attending, x: Var, memory: Var, s: Seen, stream: u32) -> Result<Var> {
         let slots = on.slots;
-        let q = self.linear(tape, slots, &a.parts[0], x, None)?;
-        let k = self.linear(tape, slots, &a.parts[1], memory, None)?;
-        let v = self.linear(tape, slots, &a.parts[2], memory, None)?;
+        let points = self.geometry == Geometry::Lorentz;
+        let label = format!("{} attention", a.parts[3].linear.name);
+        let mut q = self.linear(tape, slots, &a.parts[0], x, None, s.heads)?;
+        let k = self.linear(tape, slots, &a.parts[1], memory, None, s.heads)?;
+        let v = self.linear(tape, slots, &a.parts[2], memory, None, s.heads)?;
+        if points {
+            q = tape.scale_columns(&format!("{label} metric"), q, on.inputs.factors[0], on.inputs.factors[2])?;
+        }
         let head_dim = self.config.hidden / s.heads;
         let attention = Attention {
             state: s.state,
@@ -294,10 +379,14 @@ impl Translator {
             sequences: self.batch.sentences,
             kv_heads: s.heads,
             head_dim,
-            scale: 1.0 / (head_dim as f32).sqrt(),
+            // HyboNet's score is (2 + 2 <q, k>) over a scale; what is the same for all keys is nothing to a softmax.
+            scale: if points { 2.0 } else { 1.0 } / (head_dim as f32).sqrt(),
         };
-        let h = tape.attention(&format!("{} attention", a.parts[3].name), [q, k, v], &attention)?;
-        self.branch(tape, on, &a.parts[3], h, x, &a.norm, stream)
+        let mut h = tape.attention(&label, [q, k, v], &attention)?;
+        if points {
+            h = tape.lorentz(&format!("{label} centroids"), Map::Centroid, s.heads, h, None)?;
+        }
+        self.branch(tape, on, &a.parts[3], h, x, a.norm.as_ref(), stream)
     }
 
     fn block(&self, tape: &mut Tape, on: On<'_>, b: &Block, x: Var, memory: Option<Var>, stream: u32) -> Result<Var> {
@@ -317,9 +406,9 @@ impl Translator {
             Act::Gelu => Activation::GeluErf,
             Act::GeluTanh => Activation::GeluTanh,
         };
-        let u = self.linear(tape, slots, &b.up, x, None)?;
-        let u = tape.activate(&format!("{} activation", b.up.name), act, u)?;
-        self.branch(tape, on, &b.down, u, x, &b.norm, stream + 2)
+        let u = self.linear(tape, slots, &b.up, x, None, 1)?;
+        let u = tape.activate(&format!("{} activation", b.up.linear.name), act, u)?;
+        self.branch(tape, on, &b.down, u, x, b.norm.as_ref(), stream + 2)
     }
 
     pub(super) fn inputs(&self, feed: &FeedSlots, o: &Options, c: &ConstantSlots, smoothing: f32) -> Inputs {
@@ -363,14 +452,22 @@ impl Translator {
         let memory = self.encoded(tape, on)?;
         let x = self.decoded(tape, on, memory)?;
         let loss = Loss { targets: (i.words, self.batch.targets()), scale: self.scale(i), smoothing: i.smoothing };
-        let bias = Parameter::frozen(slots.value(self.bias));
-        tape.head_loss("head", x, &slots.parameter(self.tokens), Some(&bias), &loss)
+        let (x, weight, bias) = self.head(tape, on, x)?;
+        tape.head_loss("head", x, &weight, Some(&bias), &loss)
     }
 
-    /// Appends the logits of all target rows.
-    pub(super) fn logits(&self, tape: &mut Tape, slots: &Slots, x: Var) -> Result<Tensor> {
-        let (weight, bias) = (Weight::Dense(slots.parameter(self.tokens)), Parameter::frozen(slots.value(self.bias)));
-        let y = tape.linear("head", x, &weight, Some(&bias), None)?;
+    /// What the output layer multiplies, its weight, and its bias: `2 <h, c>` is a product once h has the metric's factors.
+    fn head(&self, tape: &mut Tape, On { slots, inputs: i }: On<'_>, x: Var) -> Result<(Var, Parameter, Parameter)> {
+        match self.classes {
+            None => Ok((x, slots.parameter(self.tokens), Parameter::frozen(slots.value(self.bias)))),
+            Some(c) => Ok((tape.scale_columns("metric", x, i.factors[0], i.factors[1])?, slots.parameter(c), slots.parameter(self.bias))),
+        }
+    }
+
+    /// Appends the logits of rows of the decoder's output.
+    pub(super) fn logits(&self, tape: &mut Tape, on: On<'_>, x: Var) -> Result<Tensor> {
+        let (x, weight, bias) = self.head(tape, on, x)?;
+        let y = tape.linear("head", x, &Weight::Dense(weight), Some(&bias), None)?;
         Ok(tape.tensor(y))
     }
 }

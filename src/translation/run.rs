@@ -4,7 +4,7 @@ use super::{Bleu, Pair, Search, batches, bleu, translate};
 use crate::format::{MarianConfig, Tokenizer};
 use crate::gpu::Context;
 use crate::train::job::Control;
-use crate::train::{Batch, Initial, Options, Spec, Trainer, TranslatorSpec};
+use crate::train::{Batch, Geometry, Initial, Options, Spec, Trainer, TranslatorSpec};
 use crate::{Error, Result};
 use serde::{Deserialize, Serialize};
 use std::time::Instant;
@@ -19,6 +19,8 @@ pub struct Request {
     pub options: Options,
     /// The model.
     pub config: MarianConfig,
+    /// Where its values lie.
+    pub geometry: Geometry,
     /// The shape of its batches.
     pub batch: Batch,
     /// Steps between evaluations; 0: only at the end.
@@ -90,7 +92,7 @@ pub async fn train(context: &Context, corpus: &Corpus, r: &Request, watch: &mut 
     let (data, _) = batches(&corpus.train, &r.config, &r.batch, Some((epochs, r.options.seed)))?;
     let (valid, count) = batches(&corpus.valid, &r.config, &r.batch, None)?;
     let options = Options { sequences: 1, context: r.batch.len(), batches: 1, ..r.options.clone() };
-    let spec = Spec::Translator(TranslatorSpec { config: r.config.clone(), batch: r.batch });
+    let spec = Spec::Translator(TranslatorSpec { config: r.config.clone(), geometry: r.geometry, batch: r.batch });
     let mut t = Trainer::new(context, &spec, &options, &data, &Initial::Random).await?;
     t.evaluate_on(&valid, count)?;
     let (mut evaluations, mut loss, mut diverged) = (Vec::new(), f64::INFINITY, None);

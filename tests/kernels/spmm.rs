@@ -82,7 +82,7 @@ fn long_rows_and_absent_entries_match_the_twin() {
     let (x, y) = (t.random_dense("b", 50, 8), t.poisoned("y", 3, 8));
     spmm(&mut t.builder, "spmm", &a, &x, &y, &Spmm { flip: true, ..Spmm::default() }).unwrap();
     let (got, ops) = t.verify_ops(&y);
-    assert!(ops.len() == 3 && got[..8].iter().all(|v| *v == 0.0), "{ops:?} {:?}", &got[..8]);
+    assert!(ops.len() == 70_000usize.div_ceil(4096) && got[..8].iter().all(|v| *v == 0.0), "{ops:?} {:?}", &got[..8]);
 }
 
 #[test]

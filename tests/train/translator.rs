@@ -3,7 +3,7 @@
 use crate::kernels::context;
 use crate::models::fixture;
 use etalon::format::{MarianConfig, Npy, NpyData, Safetensors};
-use etalon::train::{Batch, Data, Initial, Method, Options, Schedule, Spec, Sst, Trainer, TranslatorSpec};
+use etalon::train::{Batch, Data, Geometry, Initial, Method, Options, Schedule, Spec, Sst, Trainer, TranslatorSpec};
 
 const NAME: &str = "tiny/marian-encdec";
 
@@ -42,14 +42,18 @@ fn options(steps: usize, batch: Batch) -> Options {
     }
 }
 
-fn trainer(c: &MarianConfig, batch: Batch, o: &Options, batches: Vec<Vec<u32>>, initial: &Initial<'_>) -> Trainer {
+fn trainer_in(geometry: Geometry, c: &MarianConfig, batch: Batch, o: &Options, batches: Vec<Vec<u32>>, initial: &Initial<'_>) -> Trainer {
     let starts = (0..batches.len()).map(|i| (i * batch.len()) as u32).collect();
     // The window after the last one: a word of it is asked for.
     let tokens = [batches.concat(), vec![0]].concat();
-    let spec = Spec::Translator(TranslatorSpec { config: c.clone(), batch });
+    let spec = Spec::Translator(TranslatorSpec { config: c.clone(), geometry, batch });
     let data = Data { tokens, starts, examples: None, graph: None };
     let context = context();
     context.block_on(Trainer::new(&context, &spec, o, &data, initial)).unwrap()
+}
+
+fn trainer(c: &MarianConfig, batch: Batch, o: &Options, batches: Vec<Vec<u32>>, initial: &Initial<'_>) -> Trainer {
+    trainer_in(Geometry::Euclidean, c, batch, o, batches, initial)
 }
 
 fn tiny(batch: Batch) -> Trainer {
@@ -133,6 +137,87 @@ fn translators_learn_to_turn_sentences_round() {
     }
 }
 
+/// The hyperbolic twin: derivatives along random directions by differences of the loss, and points that stay on the manifold while it
+/// learns.
+#[test]
+fn hyperbolic_translators_follow_their_gradients() {
+    let context = context();
+    let c = MarianConfig {
+        vocab: 16,
+        hidden: 24,
+        encoder_layers: 1,
+        decoder_layers: 1,
+        encoder_heads: 3,
+        decoder_heads: 3,
+        encoder_ffn: 32,
+        decoder_ffn: 32,
+        ..config()
+    };
+    let batch = Batch { sentences: 4, source: 6, target: 5 };
+    let pairs: Vec<(Vec<u32>, Vec<u32>)> = (0..4u32)
+        .map(|i| {
+            let s: Vec<u32> = (0..2 + i).map(|k| 4 + (5 * i + k * k) % 12).collect();
+            let t: Vec<u32> = s.iter().rev().take(4).copied().collect();
+            ([s, vec![c.eos]].concat(), [t, vec![c.eos]].concat())
+        })
+        .collect();
+    let words = batch.words(&borrowed(&pairs), &c, pairs.iter().map(|p| p.1.len()).sum()).unwrap();
+    let made = |steps: usize, initial: &Initial<'_>| {
+        let o = Options { rate: 5e-3, rate_rest: Some(2e-3), clip: Some(1.0), ..options(steps, batch) };
+        trainer_in(Geometry::Lorentz, &c, batch, &o, vec![words.clone()], initial)
+    };
+    let mut t = made(1, &Initial::Random);
+    let ids = t.ids();
+    let values: std::collections::BTreeMap<String, Vec<f32>> =
+        ids.iter().map(|(name, id)| (name.clone(), context.block_on(t.values(*id)).unwrap())).collect();
+    context.block_on(t.submit_step()).unwrap();
+    let loss_of = |moved: &std::collections::BTreeMap<String, Vec<f32>>| {
+        let named = |name: &str, _: usize| Ok(moved.get(name).cloned());
+        let mut t = made(1, &Initial::Named(&named));
+        context.block_on(t.submit_step()).unwrap();
+        f64::from(context.block_on(t.reports()).unwrap()[0].loss)
+    };
+    for part in [
+        "model.encoder.layers.0.self_attn.q_proj.weight",
+        "model.decoder.layers.0.encoder_attn",
+        "fc1",
+        "fc2",
+        "positions",
+        "scale",
+        "classes",
+        "shared",
+    ] {
+        // Along the gradient itself: nothing is as large for its size.
+        let chosen: Vec<&String> = values.keys().filter(|name| name.contains(part)).collect();
+        let gradients: Vec<Vec<f32>> = chosen.iter().map(|n| context.block_on(t.gradient(ids[*n])).unwrap().unwrap()).collect();
+        let square: f64 = gradients.iter().flatten().map(|g| f64::from(*g).powi(2)).sum();
+        let step = 0.002 / square.sqrt();
+        let at = |sign: f64| {
+            let mut moved = values.clone();
+            for (name, g) in chosen.iter().zip(&gradients) {
+                let v = moved.get_mut(*name).unwrap();
+                v.iter_mut().zip(g).for_each(|(v, g)| *v += (sign * step * f64::from(*g)) as f32);
+            }
+            loss_of(&moved)
+        };
+        let (got, want) = ((at(1.0) - at(-1.0)) / (2.0 * step), square);
+        // Differences of f32 losses, and what is left of the third derivative.
+        assert!((got - want).abs() <= 0.03 * want, "{part}: {got} where {want} is expected");
+    }
+    let mut t = made(240, &Initial::Random);
+    for _ in 0..240 {
+        context.block_on(t.submit_step()).unwrap();
+    }
+    let losses = context.block_on(t.reports()).unwrap();
+    assert!(losses[239].loss < 0.5 * losses[0].loss, "{} to {}", losses[0].loss, losses[239].loss);
+    for name in ["classes.points", "model.shared.points"] {
+        for point in context.block_on(t.values(ids[name])).unwrap().chunks(24) {
+            let point: Vec<f64> = point.iter().map(|v| f64::from(*v)).collect();
+            assert!((etalon::hyperbolic::inner(&point, &point) + 1.0).abs() <= 1e-4 * point[0] * point[0], "{point:?}");
+        }
+    }
+}
+
 #[test]
 fn batches_refuse_what_does_not_fit() {
     let (c, batch) = (config(), Batch { sentences: 2, source: 3, target: 3 });
@@ -144,7 +229,7 @@ fn batches_refuse_what_does_not_fit() {
     assert!(words(&[two; 3]).is_err());
     let context = context();
     for batch in [Batch { sentences: 0, ..batch }, Batch { source: 0, ..batch }, Batch { target: 999, ..batch }] {
-        let spec = Spec::Translator(TranslatorSpec { config: c.clone(), batch });
+        let spec = Spec::Translator(TranslatorSpec { config: c.clone(), geometry: Geometry::Euclidean, batch });
         let o = Options { context: 8, ..options(1, batch) };
         let data = Data { tokens: vec![0; 9], starts: vec![0], examples: None, graph: None };
         assert!(context.block_on(Trainer::new(&context, &spec, &o, &data, &Initial::Random)).is_err(), "{batch:?}");

@@ -3,7 +3,7 @@
 use crate::kernels::context;
 use crate::models::fixture;
 use etalon::format::{MarianConfig, Npy, NpyData, Safetensors};
-use etalon::train::{Batch, Initial, Method, Options, Spec, Trainer, TranslatorSpec};
+use etalon::train::{Batch, Geometry, Initial, Method, Options, Spec, Trainer, TranslatorSpec};
 use etalon::translation::{Search, batches, bleu, read_pairs, translate, words};
 use serde_json::Value;
 
@@ -67,7 +67,7 @@ fn tiny(sentences: usize) -> Trainer {
     let named = |tensor: &str, _: usize| Ok(Some(bytemuck::cast_vec(weights.words(tensor)?)));
     let (data, _) = batches(&[(vec![c.eos], vec![c.eos])], &c, &batch, None).unwrap();
     let o = Options { method: Method::Full, steps: 1, sequences: 1, context: batch.len(), ..Options::default() };
-    let spec = Spec::Translator(TranslatorSpec { config: c, batch });
+    let spec = Spec::Translator(TranslatorSpec { config: c, geometry: Geometry::Euclidean, batch });
     context.block_on(Trainer::new(&context, &spec, &o, &data, &Initial::Named(&named))).unwrap()
 }
 
