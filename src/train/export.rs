@@ -50,7 +50,9 @@ impl Trainer {
             }
         }
         for (id, t) in self.layout.tensors().filter(|(id, _)| !inner.contains(id)) {
-            let shape = if t.rows == 1 { vec![t.cols] } else { vec![t.rows, t.cols] };
+            // Marian's bias of the logits is the one row that other programs want as a matrix.
+            let vector = t.rows == 1 && t.name != "final_logits_bias";
+            let shape = if vector { vec![t.cols] } else { vec![t.rows, t.cols] };
             sources.insert(t.name.clone(), (shape, Source::Stored(id)));
         }
         let entries: Vec<NewTensor> =

@@ -137,6 +137,23 @@ fn translators_learn_to_turn_sentences_round() {
     }
 }
 
+/// What is written has Hugging Face's names and shapes, and the values that were read.
+#[test]
+fn exported_translators_are_marians() {
+    let c = context();
+    let t = tiny(Batch { sentences: 2, source: 24, target: 17 });
+    let path = std::env::temp_dir().join(format!("etalon-marian-{}.safetensors", std::process::id()));
+    c.block_on(t.export(&path, etalon::train::Export::Merged)).unwrap();
+    let (got, want) = (Safetensors::open(&path).unwrap(), Safetensors::open(&fixture(&format!("{NAME}/model.safetensors"))).unwrap());
+    assert!(got.names().eq(want.names()));
+    for name in want.names() {
+        assert_eq!(got.raw(name).unwrap().shape, want.raw(name).unwrap().shape, "{name}");
+        assert_eq!(got.words(name).unwrap(), want.words(name).unwrap(), "{name}");
+    }
+    drop(got);
+    std::fs::remove_file(&path).unwrap();
+}
+
 /// The hyperbolic twin: derivatives along random directions by differences of the loss, and points that stay on the manifold while it
 /// learns.
 #[test]
