@@ -56,6 +56,12 @@ impl Bed {
         Ok(slot)
     }
 
+    /// Contents of a slot that was declared already.
+    pub(super) fn bound(&mut self, slot: SlotId, words: &[u32]) -> Result<()> {
+        self.bound.push((slot, self.context.upload("input", words)?));
+        Ok(())
+    }
+
     /// A matrix of numbers between -1 and 1.
     pub(super) fn input(&mut self, rows: usize, cols: usize) -> Result<Tensor> {
         let values: Vec<u32> = (0..rows * cols).map(|_| (self.next() as i32 as f32 / 2f32.powi(31)).to_bits()).collect();

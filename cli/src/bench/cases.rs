@@ -2,15 +2,18 @@
 
 use super::bed::Bed;
 use anyhow::Result;
+use etalon::graphs::adjacency;
 use etalon::kernel::attention::{Keys, attention};
 use etalon::kernel::linear::{Fused, linear};
 use etalon::kernel::matmul::{Operand, Product, matmul};
 use etalon::kernel::norm::{Norm, Rows, norm};
 use etalon::kernel::rope::{Cache, Qkv};
 use etalon::kernel::sample::sample;
+use etalon::kernel::spmm::{Spmm, spmm};
 use etalon::kernel::state::State;
 use etalon::quant::{QuantFormat, Scales};
-use etalon::tensor::Format;
+use etalon::tensor::{Format, SparseData, SparsePair};
+use etalon::train::random::Random;
 
 type Build = Box<dyn Fn(&mut Bed) -> Result<()>>;
 
@@ -71,6 +74,9 @@ pub(super) fn all() -> Vec<Case> {
     for context in [512, 4096] {
         add(format!("attention decode 32/8 x 128, {context}"), false, decode_attention(32, 8, 128, context));
         add(format!("attention decode 9/3 x 64, {context}"), false, decode_attention(9, 3, 64, context));
+    }
+    for cols in [16, 256] {
+        add(format!("aggregate 19717 nodes x {cols}, 44324 edges"), false, aggregate(19_717, 44_324, cols));
     }
     add("sample greedy 49152".into(), false, choose(49_152, State::default()));
     let filtered = State { temperature: 0.8, top_k: 40, top_p: 0.95, min_p: 0.05, ..State::default() };
@@ -140,6 +146,28 @@ fn decode_attention(heads: usize, kv_heads: usize, head_dim: usize, context: usi
         for i in 0..r.repeats {
             let keys = Keys::Cache(caches[i % r.operands]);
             attention(bed.builder(), "attention", state, &x, &keys, head_dim, 0.1, &outputs[i % r.outputs])?;
+        }
+        Ok(())
+    })
+}
+
+/// Sums over a node and its neighbours, in a graph of PubMed's size whose edges are drawn at random.
+fn aggregate(nodes: usize, edges: usize, cols: usize) -> Build {
+    Box::new(move |bed| {
+        let r = bed.rotation(4 * ((nodes + 2 * edges) * cols) as u64, 4 * (nodes * cols) as u64);
+        let mut random = Random::new(0, 0);
+        let mut node = || (random.uniform() * nodes as f64) as u32;
+        let pairs: Vec<[u32; 2]> = (0..edges).map(|_| [node(), node()]).collect();
+        let graph = SparseData::from(&adjacency(nodes, &pairs)?);
+        let (pair, slots) = SparsePair::external(bed.builder(), "graph", &graph.extent);
+        for (slot, words) in slots.into_iter().zip(&graph.words) {
+            bed.bound(slot, words)?;
+        }
+        let inputs = (0..r.operands).map(|_| bed.input(nodes, cols)).collect::<Result<Vec<_>>>()?;
+        let outputs = bed.outputs(r.outputs, nodes, cols)?;
+        for i in 0..r.repeats {
+            let (x, y) = (&inputs[i % r.operands], &outputs[i % r.outputs]);
+            spmm(bed.builder(), "aggregate", &pair.matrix, x, y, &Spmm::default())?;
         }
         Ok(())
     })
