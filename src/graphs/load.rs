@@ -4,7 +4,7 @@ use super::{Graph, LinkSplit, NodeSplit, planetoid};
 use crate::tensor::Csr;
 use crate::train::random::{Random, hash};
 use crate::{Error, Result};
-use std::collections::HashSet;
+use std::collections::{BTreeSet, HashSet};
 use std::path::{Path, PathBuf};
 
 /// Largest number of nodes, columns or classes that a file may name: more is a mistake, and would be allocated.
@@ -71,7 +71,7 @@ fn labels(path: &Path, nodes: usize) -> Result<Vec<Option<u32>>> {
 }
 
 impl Graph {
-    /// Reads a folder, of this form or Planetoid's (`ind.NAME.graph`, …); labels are optional.
+    /// Reads a folder, of this form or Planetoid's (`ind.NAME.graph`, …); labels are optional, and so is `feature4.txt`, [`Graph::extra`].
     ///
     /// # Errors
     /// [`Error::Io`]; [`Error::Request`] that names file and line.
@@ -137,18 +137,19 @@ impl Graph {
 }
 
 impl Graph {
-    /// Draws a division of the edges, 85 / 5 / 10 %, and as many pairs that are none beside the latter two.
+    /// Draws a division of the edges, loops left out and doubles once, 85 / 5 / 10 %, and as many pairs that are none beside the latter two.
     fn draw_links(&self, seed: u64) -> Result<LinkSplit> {
-        let (mut edges, mut g) = (self.edges.clone(), Random::new(seed, hash("links".bytes())));
+        let mut g = Random::new(seed, hash("links".bytes()));
+        let distinct: BTreeSet<[u32; 2]> = self.edges.iter().filter(|[a, b]| a != b).map(|&[a, b]| [a.min(b), a.max(b)]).collect();
+        let mut edges: Vec<[u32; 2]> = distinct.iter().copied().collect();
         let n = self.nodes as u64;
         let below = |g: &mut Random, n: usize| (g.uniform() * n as f64) as usize % n.max(1);
         for i in (1..edges.len()).rev() {
             edges.swap(i, below(&mut g, i + 1));
         }
-        let known: HashSet<[u32; 2]> = edges.iter().map(|&[a, b]| [a.min(b), a.max(b)]).collect();
         let counts = [edges.len() / 20, edges.len() / 10];
         let wanted = counts[0] + counts[1];
-        if counts[0] == 0 || n * n.saturating_sub(1) / 2 < (known.len() + 2 * wanted) as u64 {
+        if counts[0] == 0 || n * n.saturating_sub(1) / 2 < (distinct.len() + 2 * wanted) as u64 {
             let sizes = format!("{n} nodes with {} edges", edges.len());
             return Err(Error::Request(format!("{sizes} are too few or too dense to draw links from: give lp_train.txt and its like")));
         }
@@ -157,7 +158,7 @@ impl Graph {
         while negatives.len() < wanted {
             let (a, b) = (below(&mut g, self.nodes) as u32, below(&mut g, self.nodes) as u32);
             let pair = [a.min(b), a.max(b)];
-            if a != b && !known.contains(&pair) && apart.insert(pair) {
+            if a != b && !distinct.contains(&pair) && apart.insert(pair) {
                 negatives.push(pair);
             }
         }
