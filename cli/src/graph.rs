@@ -7,9 +7,9 @@ use anyhow::{Context as _, Result, bail};
 use clap::ValueEnum;
 use etalon::Context;
 use etalon::format::write_atomically;
-use etalon::graphs::{Division, Graph, LinkSplit, Method, NodeSplit, Outcome, Preset, Request, preset, run as train, sst};
-use etalon::train::Geometry;
+use etalon::graphs::{Division, Graph, LinkSplit, NodeSplit, Outcome, Preset, Request, preset, run as train, sst};
 use etalon::train::job::Control;
+use etalon::train::{Geometry, Method};
 use serde_json::json;
 use std::path::{Path, PathBuf};
 
@@ -107,17 +107,6 @@ impl Args {
             ..p
         }
     }
-
-    fn method(&self, name: MethodName) -> Method {
-        let rank = self.rank;
-        match name {
-            MethodName::Full => Method::Full,
-            MethodName::Lora => Method::Lora { rank, scale: 1.0 },
-            MethodName::Relora => Method::Relora { rank, scale: 1.0, every: 100, warmup: 10 },
-            MethodName::Galore => Method::Galore { rank, every: 200, scale: 0.25 },
-            MethodName::Sst => sst(rank),
-        }
-    }
 }
 
 enum Parts {
@@ -145,7 +134,7 @@ pub(crate) fn run(g: &Global, args: &Args) -> Result<()> {
             if interrupted() {
                 break;
             }
-            all.extend(one(&context, args, &graph, &parts, args.method(*method), *seed)?);
+            all.extend(one(&context, args, &graph, &parts, method.of_rank(args.rank, sst(args.rank)), *seed)?);
         }
     }
     if g.json {

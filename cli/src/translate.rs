@@ -9,7 +9,7 @@ use etalon::Context;
 use etalon::format::{Activation, MarianConfig, Safetensors, Tokenizer, write_atomically};
 use etalon::train::data::{tokenizer_config, train_bpe};
 use etalon::train::job::Control;
-use etalon::train::{Batch, Export, Geometry, Initial, Method, Options, Schedule, Spec, Sst, Trainer, TranslatorSpec};
+use etalon::train::{Export, Geometry, Initial, Method, Options, Schedule, SentenceBatch, Spec, Sst, Trainer, TranslatorSpec};
 use etalon::translation::{self, Bleu, Corpus, Outcome, Pair, Request, Search, bleu, encode, read_pairs, shape_of, translate};
 use serde_json::{Value, json};
 use std::path::{Path, PathBuf};
@@ -172,7 +172,7 @@ struct Prepared {
     context: Context,
     tokenizer: Tokenizer,
     config: MarianConfig,
-    batch: Batch,
+    batch: SentenceBatch,
     corpus: Corpus,
     left_out: [usize; 3],
 }
@@ -221,17 +221,6 @@ fn prepare(g: &Global, a: &TrainArgs) -> Result<Prepared> {
     Ok(Prepared { context: open_device(g)?, tokenizer, config, batch, corpus, left_out: [a0, a1, a2] })
 }
 
-fn method(a: &TrainArgs, name: MethodName) -> Method {
-    let rank = a.rank;
-    match name {
-        MethodName::Full => Method::Full,
-        MethodName::Lora => Method::Lora { rank, scale: 1.0 },
-        MethodName::Relora => Method::Relora { rank, scale: 1.0, every: 100, warmup: 10 },
-        MethodName::Galore => Method::Galore { rank, every: 200, scale: 0.25 },
-        MethodName::Sst => Method::Sst(Sst { rank, steps: a.t3, iterations: a.t2, warmup: a.sst_warmup, ..Sst::default() }),
-    }
-}
-
 fn train(g: &Global, a: &TrainArgs) -> Result<()> {
     let p = prepare(g, a)?;
     common::stop_gracefully();
@@ -239,7 +228,8 @@ fn train(g: &Global, a: &TrainArgs) -> Result<()> {
     let [x, y, z] = p.left_out;
     let mut rows = Vec::new();
     for name in &a.methods {
-        let method = method(a, *name);
+        let sst = Sst { rank: a.rank, steps: a.t3, iterations: a.t2, warmup: a.sst_warmup, ..Sst::default() };
+        let method = name.of_rank(a.rank, Method::Sst(sst));
         let mut rate = a.rates.first().copied().unwrap_or(5e-3);
         if a.rates.len() > 1 {
             let mut best = f64::INFINITY;
@@ -377,7 +367,7 @@ fn translate_lines(g: &Global, a: &RunArgs) -> Result<()> {
         bail!("--beams {} of --lanes {}: at least 1, and no more than lanes", a.beams, a.lanes);
     }
     let longest = a.longest.min(config.max_positions);
-    let batch = Batch { sentences: 1, source: longest, target: longest };
+    let batch = SentenceBatch { sentences: 1, source: longest, target: longest };
     let sources = text.lines().map(|l| Ok([tokenizer.encode(l.trim(), false)?, vec![config.eos]].concat())).collect::<Result<Vec<_>>>()?;
     if let Some((i, s)) = sources.iter().enumerate().find(|(_, s)| s.len() > longest) {
         bail!("line {}: {} tokens, --longest is {longest}", i + 1, s.len());

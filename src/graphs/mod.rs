@@ -8,7 +8,7 @@ mod run;
 
 pub use metrics::{average_precision, f1, roc_auc};
 pub use presets::{Preset, preset};
-pub use run::{Division, Method, Outcome, Request, Watch, run, sst};
+pub use run::{Division, Outcome, Request, Watch, run, sst};
 
 use crate::hyperbolic;
 use crate::tensor::Csr;

@@ -4,13 +4,10 @@ use super::{Graph, LinkSplit, NodeSplit, Preset, adjacency, appended, average_pr
 use crate::gpu::Context;
 use crate::tensor::Csr;
 use crate::train::job::Control;
-use crate::train::{Data, Geometry, GraphData, GraphNet, GraphRows, Initial, Options, Schedule, Spec, Sst, Task, Trainer};
-use crate::{Error, Result, train};
+use crate::train::{Data, Geometry, GraphData, GraphNet, GraphRows, Initial, Method, Options, Schedule, Spec, Sst, Task, Trainer};
+use crate::{Error, Result};
 use serde::{Deserialize, Serialize};
 use std::time::Instant;
-
-/// How the linear layers are trained.
-pub type Method = train::Method;
 
 /// Epochs between reads of the device's log, which holds 256 steps.
 const REPORT_EVERY: usize = 128;

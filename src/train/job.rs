@@ -79,7 +79,8 @@ pub struct Outcome {
     pub norms: Vec<f32>,
 }
 
-fn null_is_infinite<'de, D: serde::Deserializer<'de>>(d: D) -> std::result::Result<f64, D::Error> {
+/// A loss that a diverged run has no number for.
+pub(crate) fn null_is_infinite<'de, D: serde::Deserializer<'de>>(d: D) -> std::result::Result<f64, D::Error> {
     Ok(Option::<f64>::deserialize(d)?.unwrap_or(f64::INFINITY))
 }
 

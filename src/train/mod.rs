@@ -37,4 +37,4 @@ pub use options::{Frozen, Options, Round};
 pub use run::{Drift, StepReport, Trainer};
 pub use schedule::{Events, Schedule, table};
 pub use translating::{Logits, Translating};
-pub use translator::{Batch, TranslatorSpec};
+pub use translator::{SentenceBatch, TranslatorSpec};

@@ -3,7 +3,7 @@
 use super::layout::Slots;
 use super::network::Network;
 use super::run::Trainer;
-use super::translator::{Batch, Inputs, On, Translator, positions};
+use super::translator::{Inputs, On, SentenceBatch, Translator, positions};
 use crate::autograd::Tape;
 use crate::gpu::{Buffer, Context};
 use crate::kernel::add::copy;
@@ -124,7 +124,7 @@ impl Trainer {
 
 impl Translating {
     /// The shape of its batches.
-    pub fn batch(&self) -> Batch {
+    pub fn batch(&self) -> SentenceBatch {
         self.translator.batch
     }
 

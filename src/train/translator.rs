@@ -2,7 +2,7 @@
 //! sentences at once. A twin's values are points: each linear layer is followed by the rescaling of its output (of each head's apart), what a
 //! residual or a position adds is added before it, attention is by Lorentz products and its sums become centroids, and there are no norms.
 //!
-//! A batch is one window of the data, for S sentences of at most L source and T target tokens (`Batch::words`): the sentences' states
+//! A batch is one window of the data, for S sentences of at most L source and T target tokens (`SentenceBatch::words`): the sentences' states
 //! with the number of source tokens of each, a header whose first word is what a row's loss counts, source tokens, decoder inputs,
 //! targets.
 
@@ -35,12 +35,12 @@ pub struct TranslatorSpec {
     /// Where its values lie.
     pub geometry: Geometry,
     /// Its batches.
-    pub batch: Batch,
+    pub batch: SentenceBatch,
 }
 
 /// The shape of a batch.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
-pub struct Batch {
+pub struct SentenceBatch {
     /// Sentences (S).
     pub sentences: usize,
     /// Most source tokens of a sentence, the one that ends it included (L).
@@ -49,7 +49,7 @@ pub struct Batch {
     pub target: usize,
 }
 
-impl Batch {
+impl SentenceBatch {
     fn header(&self) -> usize {
         self.sentences * WORDS
     }
@@ -144,7 +144,7 @@ struct Block {
 #[derive(Debug, Clone)]
 pub(super) struct Translator {
     pub(super) config: MarianConfig,
-    pub(super) batch: Batch,
+    pub(super) batch: SentenceBatch,
     geometry: Geometry,
     tokens: Id,
     /// Lorentz: the layers that positions are added in, of the encoder and of the decoder.

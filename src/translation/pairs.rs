@@ -2,7 +2,7 @@
 
 use crate::format::{MarianConfig, Tokenizer};
 use crate::train::random::{Random, hash};
-use crate::train::{Batch, Data};
+use crate::train::{Data, SentenceBatch};
 use crate::{Error, Result};
 use std::path::Path;
 
@@ -34,7 +34,7 @@ pub fn read_pairs(source: &Path, target: &Path) -> Result<Vec<(String, String)>>
 ///
 /// # Errors
 /// What the tokenizer returns.
-pub fn encode(tokenizer: &Tokenizer, pairs: &[(String, String)], c: &MarianConfig, b: &Batch) -> Result<(Vec<Pair>, usize)> {
+pub fn encode(tokenizer: &Tokenizer, pairs: &[(String, String)], c: &MarianConfig, b: &SentenceBatch) -> Result<(Vec<Pair>, usize)> {
     let one = |text: &str| {
         let mut ids = tokenizer.encode(text, false)?;
         ids.push(c.eos);
@@ -48,8 +48,8 @@ pub fn encode(tokenizer: &Tokenizer, pairs: &[(String, String)], c: &MarianConfi
 }
 
 /// The shape of batches of about so many tokens of each language, for sentences of at most so many.
-pub fn shape_of(tokens: usize, most: usize) -> Batch {
-    Batch { sentences: (tokens / most.max(1)).max(1), source: most, target: most }
+pub fn shape_of(tokens: usize, most: usize) -> SentenceBatch {
+    SentenceBatch { sentences: (tokens / most.max(1)).max(1), source: most, target: most }
 }
 
 /// Batches of sentences: in random order for `epochs` epochs, each made anew by `seed`, or with none in their order once, in which
@@ -57,7 +57,7 @@ pub fn shape_of(tokens: usize, most: usize) -> Batch {
 ///
 /// # Errors
 /// [`Error::Request`] without a sentence.
-pub fn batches(pairs: &[Pair], c: &MarianConfig, b: &Batch, epochs: Option<(usize, u64)>) -> Result<(Data, usize)> {
+pub fn batches(pairs: &[Pair], c: &MarianConfig, b: &SentenceBatch, epochs: Option<(usize, u64)>) -> Result<(Data, usize)> {
     if pairs.is_empty() {
         return Err(Error::Request("no pair of sentences fits a batch: allow longer ones, or give more text".into()));
     }

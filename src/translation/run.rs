@@ -4,7 +4,7 @@ use super::{Bleu, Pair, Search, batches, bleu, translate};
 use crate::format::{MarianConfig, Tokenizer};
 use crate::gpu::Context;
 use crate::train::job::Control;
-use crate::train::{Batch, Geometry, Initial, Options, Spec, Trainer, TranslatorSpec};
+use crate::train::{Geometry, Initial, Options, SentenceBatch, Spec, Trainer, TranslatorSpec};
 use crate::{Error, Result};
 use serde::{Deserialize, Serialize};
 use std::time::Instant;
@@ -22,7 +22,7 @@ pub struct Request {
     /// Where its values lie.
     pub geometry: Geometry,
     /// The shape of its batches.
-    pub batch: Batch,
+    pub batch: SentenceBatch,
     /// Steps between evaluations; 0: only at the end.
     pub evaluate_every: usize,
 }
@@ -54,12 +54,12 @@ pub struct Outcome {
     /// Steps done.
     pub steps: usize,
     /// Mean loss of a target token on the validation part, in nats.
-    #[serde(deserialize_with = "null_is_infinite")]
+    #[serde(deserialize_with = "crate::train::job::null_is_infinite")]
     pub valid_loss: f64,
     /// Evaluations: steps done, loss.
     pub evaluations: Vec<(usize, f64)>,
     /// Mean loss of the last steps reported, label smoothing and dropout included.
-    #[serde(deserialize_with = "null_is_infinite")]
+    #[serde(deserialize_with = "crate::train::job::null_is_infinite")]
     pub train_loss: f64,
     /// Re-SVDs done.
     pub re_svds: usize,
@@ -73,10 +73,6 @@ pub struct Outcome {
     pub diverged: Option<String>,
 }
 
-fn null_is_infinite<'de, D: serde::Deserializer<'de>>(d: D) -> std::result::Result<f64, D::Error> {
-    Ok(Option::<f64>::deserialize(d)?.unwrap_or(f64::INFINITY))
-}
-
 /// Called with steps done, the last loss, and the last evaluation; tells whether to go on.
 pub type Watch<'a> = dyn FnMut(usize, f32, f64) -> Control + Send + 'a;
 
@@ -87,8 +83,9 @@ pub type Watch<'a> = dyn FnMut(usize, f32, f64) -> Control + Send + 'a;
 pub async fn train(context: &Context, corpus: &Corpus, r: &Request, watch: &mut Watch<'_>) -> Result<Option<(Outcome, Option<Trainer>)>> {
     let begun = Instant::now();
     let epoch = corpus.train.len().div_ceil(r.batch.sentences.max(1)).max(1);
-    // At most some epochs lie on the device; longer runs see them again.
-    let epochs = r.options.steps.div_ceil(epoch).clamp(1, 8);
+    // As many epochs lie on the device as a binding holds; longer runs see them again.
+    let most = context.facts().max_binding as usize / (4 * epoch * r.batch.len().max(1));
+    let epochs = r.options.steps.div_ceil(epoch).min(most).max(1);
     let (data, _) = batches(&corpus.train, &r.config, &r.batch, Some((epochs, r.options.seed)))?;
     let (valid, count) = batches(&corpus.valid, &r.config, &r.batch, None)?;
     let options = Options { sequences: 1, context: r.batch.len(), batches: 1, ..r.options.clone() };

@@ -2,9 +2,9 @@
 
 use super::{link_split, node_split, ring, tree};
 use crate::kernels::context;
-use etalon::graphs::{Division, Graph, Method, Outcome, Preset, Request, run, sst};
-use etalon::train::Geometry;
+use etalon::graphs::{Division, Graph, Outcome, Preset, Request, run, sst};
 use etalon::train::job::Control;
+use etalon::train::{Geometry, Method};
 
 fn request(method: Method, geometry: Geometry, epochs: usize) -> Request {
     let preset = Preset { rate: 0.02, dropout: 0.1, dropout_low: 0.1, weight_decay: 1e-3, normalise: false, ..Preset::default() };

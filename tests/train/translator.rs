@@ -3,7 +3,7 @@
 use crate::kernels::context;
 use crate::models::fixture;
 use etalon::format::{MarianConfig, Npy, NpyData, Safetensors};
-use etalon::train::{Batch, Data, Geometry, Initial, Method, Options, Schedule, Spec, Sst, Trainer, TranslatorSpec};
+use etalon::train::{Data, Geometry, Initial, Method, Options, Schedule, SentenceBatch, Spec, Sst, Trainer, TranslatorSpec};
 
 const NAME: &str = "tiny/marian-encdec";
 
@@ -29,7 +29,7 @@ fn borrowed(pairs: &[(Vec<u32>, Vec<u32>)]) -> Vec<(&[u32], &[u32])> {
     pairs.iter().map(|(s, t)| (s.as_slice(), t.as_slice())).collect()
 }
 
-fn options(steps: usize, batch: Batch) -> Options {
+fn options(steps: usize, batch: SentenceBatch) -> Options {
     Options {
         steps,
         rate: 1e-3,
@@ -42,7 +42,14 @@ fn options(steps: usize, batch: Batch) -> Options {
     }
 }
 
-fn trainer_in(geometry: Geometry, c: &MarianConfig, batch: Batch, o: &Options, batches: Vec<Vec<u32>>, initial: &Initial<'_>) -> Trainer {
+fn trainer_in(
+    geometry: Geometry,
+    c: &MarianConfig,
+    batch: SentenceBatch,
+    o: &Options,
+    batches: Vec<Vec<u32>>,
+    initial: &Initial<'_>,
+) -> Trainer {
     let starts = (0..batches.len()).map(|i| (i * batch.len()) as u32).collect();
     // The window after the last one: a word of it is asked for.
     let tokens = [batches.concat(), vec![0]].concat();
@@ -52,11 +59,11 @@ fn trainer_in(geometry: Geometry, c: &MarianConfig, batch: Batch, o: &Options, b
     context.block_on(Trainer::new(&context, &spec, o, &data, initial)).unwrap()
 }
 
-fn trainer(c: &MarianConfig, batch: Batch, o: &Options, batches: Vec<Vec<u32>>, initial: &Initial<'_>) -> Trainer {
+fn trainer(c: &MarianConfig, batch: SentenceBatch, o: &Options, batches: Vec<Vec<u32>>, initial: &Initial<'_>) -> Trainer {
     trainer_in(Geometry::Euclidean, c, batch, o, batches, initial)
 }
 
-fn tiny(batch: Batch) -> Trainer {
+fn tiny(batch: SentenceBatch) -> Trainer {
     let (c, pairs) = (config(), pairs());
     let count = pairs.iter().map(|p| p.1.len()).sum();
     let words = batch.words(&borrowed(&pairs), &c, count).unwrap();
@@ -69,29 +76,12 @@ fn tiny(batch: Batch) -> Trainer {
 #[test]
 fn gradients_of_the_tiny_marian_are_those_recorded() {
     let c = context();
-    let recorded = Safetensors::open(&fixture(&format!("{NAME}/grads.safetensors"))).unwrap();
-    for batch in [Batch { sentences: 2, source: 24, target: 17 }, Batch { sentences: 3, source: 27, target: 33 }] {
+    for batch in [SentenceBatch { sentences: 2, source: 24, target: 17 }, SentenceBatch { sentences: 3, source: 27, target: 33 }] {
         let mut t = tiny(batch);
         c.block_on(t.submit_step()).unwrap();
         let loss = c.block_on(t.reports()).unwrap()[0].loss;
         assert!((loss - 7.247_245).abs() <= 1e-5, "loss {loss} where 7.247245 is recorded");
-        let mut names: Vec<_> = t.ids().into_iter().filter(|(name, _)| name != "final_logits_bias").collect();
-        names.sort_by(|a, b| a.0.cmp(&b.0));
-        assert_eq!(names.len(), recorded.names().count());
-        for (tensor, id) in names {
-            let got = c.block_on(t.gradient(id)).unwrap().unwrap();
-            let want: Vec<f32> = bytemuck::cast_vec(recorded.words(&tensor).unwrap());
-            let difference: Vec<f64> = got.iter().zip(&want).map(|(g, w)| f64::from(*g) - f64::from(*w)).collect();
-            if tensor.ends_with("k_proj.bias") {
-                // Zero in exact arithmetic.
-                let worst = difference.iter().fold(0.0, |m: f64, d| m.max(d.abs()));
-                assert!(worst <= 1e-5, "{tensor}: off by {worst:e}");
-                continue;
-            }
-            let norm = |v: &mut dyn Iterator<Item = f64>| v.map(|x| x * x).sum::<f64>().sqrt();
-            let relative = norm(&mut difference.iter().copied()) / norm(&mut want.iter().map(|w| f64::from(*w)));
-            assert!(relative <= 1e-4, "{tensor}: relative {relative:e}");
-        }
+        super::tiny::check_recorded(&t, "marian-encdec", |tensor| tensor != "final_logits_bias");
     }
 }
 
@@ -110,7 +100,7 @@ fn translators_learn_to_turn_sentences_round() {
         decoder_ffn: 64,
         ..config()
     };
-    let batch = Batch { sentences: 16, source: 6, target: 6 };
+    let batch = SentenceBatch { sentences: 16, source: 6, target: 6 };
     let sentence = |i: u32| (0..3 + i % 3).map(|k| 4 + (i * 7 + k * k * 3 + i / 5 * k) % 12).collect::<Vec<u32>>();
     let pair = |i: u32| {
         let (mut s, mut t) = (sentence(i), sentence(i));
@@ -141,7 +131,7 @@ fn translators_learn_to_turn_sentences_round() {
 #[test]
 fn exported_translators_are_marians() {
     let c = context();
-    let t = tiny(Batch { sentences: 2, source: 24, target: 17 });
+    let t = tiny(SentenceBatch { sentences: 2, source: 24, target: 17 });
     let path = std::env::temp_dir().join(format!("etalon-marian-{}.safetensors", std::process::id()));
     c.block_on(t.export(&path, etalon::train::Export::Merged)).unwrap();
     let (got, want) = (Safetensors::open(&path).unwrap(), Safetensors::open(&fixture(&format!("{NAME}/model.safetensors"))).unwrap());
@@ -170,7 +160,7 @@ fn hyperbolic_translators_follow_their_gradients() {
         decoder_ffn: 32,
         ..config()
     };
-    let batch = Batch { sentences: 4, source: 6, target: 5 };
+    let batch = SentenceBatch { sentences: 4, source: 6, target: 5 };
     let pairs: Vec<(Vec<u32>, Vec<u32>)> = (0..4u32)
         .map(|i| {
             let s: Vec<u32> = (0..2 + i).map(|k| 4 + (5 * i + k * k) % 12).collect();
@@ -237,7 +227,7 @@ fn hyperbolic_translators_follow_their_gradients() {
 
 #[test]
 fn batches_refuse_what_does_not_fit() {
-    let (c, batch) = (config(), Batch { sentences: 2, source: 3, target: 3 });
+    let (c, batch) = (config(), SentenceBatch { sentences: 2, source: 3, target: 3 });
     let words = |pairs: &[(&[u32], &[u32])]| batch.words(pairs, &c, 4);
     assert_eq!(words(&[(&[5, 2], &[6, 2])]).unwrap().len(), batch.len());
     assert!(words(&[(&[5, 6, 7, 2], &[2])]).is_err() && words(&[(&[2], &[5, 6, 7, 2])]).is_err());
@@ -245,7 +235,7 @@ fn batches_refuse_what_does_not_fit() {
     let two: (&[u32], &[u32]) = (&[2], &[2]);
     assert!(words(&[two; 3]).is_err());
     let context = context();
-    for batch in [Batch { sentences: 0, ..batch }, Batch { source: 0, ..batch }, Batch { target: 999, ..batch }] {
+    for batch in [SentenceBatch { sentences: 0, ..batch }, SentenceBatch { source: 0, ..batch }, SentenceBatch { target: 999, ..batch }] {
         let spec = Spec::Translator(TranslatorSpec { config: c.clone(), geometry: Geometry::Euclidean, batch });
         let o = Options { context: 8, ..options(1, batch) };
         let data = Data { tokens: vec![0; 9], starts: vec![0], examples: None, graph: None };

@@ -3,7 +3,7 @@
 use crate::kernels::context;
 use crate::models::fixture;
 use etalon::format::{MarianConfig, Npy, NpyData, Safetensors};
-use etalon::train::{Batch, Geometry, Initial, Method, Options, Spec, Trainer, TranslatorSpec};
+use etalon::train::{Geometry, Initial, Method, Options, SentenceBatch, Spec, Trainer, TranslatorSpec};
 use etalon::translation::{Search, batches, bleu, read_pairs, translate, words};
 use serde_json::Value;
 
@@ -62,7 +62,7 @@ fn a_configuration_survives_its_own_form() {
 /// The tiny Marian with recorded weights, in batches for so many sentences.
 fn tiny(sentences: usize) -> Trainer {
     let (c, context) = (config(), context());
-    let batch = Batch { sentences, source: 24, target: 18 };
+    let batch = SentenceBatch { sentences, source: 24, target: 18 };
     let weights = Safetensors::open(&fixture("tiny/marian-encdec/model.safetensors")).unwrap();
     let named = |tensor: &str, _: usize| Ok(Some(bytemuck::cast_vec(weights.words(tensor)?)));
     let (data, _) = batches(&[(vec![c.eos], vec![c.eos])], &c, &batch, None).unwrap();

@@ -100,6 +100,19 @@ pub(crate) enum ScopeName {
     All,
 }
 
+impl MethodName {
+    /// The method at a rank, with the options that it has by default; SST's are given.
+    pub(crate) fn of_rank(self, rank: usize, sst: Method) -> Method {
+        match self {
+            Self::Full => Method::Full,
+            Self::Lora => Method::Lora { rank, scale: 1.0 },
+            Self::Relora => Method::Relora { rank, scale: 1.0, every: 100, warmup: 10 },
+            Self::Galore => Method::Galore { rank, every: 200, scale: 0.25 },
+            Self::Sst => sst,
+        }
+    }
+}
+
 impl MethodArgs {
     pub(crate) fn method(&self, name: MethodName) -> Method {
         let (rank, every) = (self.rank, self.every);
