@@ -176,7 +176,7 @@ impl Network {
     }
 
     /// Declares the constants.
-    fn constant_slots(&self, tape: &mut Tape, o: &Options) -> ConstantSlots {
+    pub(super) fn constant_slots(&self, tape: &mut Tape, o: &Options) -> ConstantSlots {
         let (angle_words, coordinates) = (self.angle_words(o), self.coordinates());
         let b = &mut tape.builder;
         ConstantSlots {

@@ -1,15 +1,14 @@
 //! Translation with the weights that a run has now: the encoder once, the decoder over the prefixes at every token.
 
 use super::layout::Slots;
-use super::network::Network;
+use super::network::{Constants, Network};
 use super::run::Trainer;
-use super::translator::{Inputs, On, SentenceBatch, Translator, positions};
+use super::translator::{Inputs, On, SentenceBatch, Translator};
 use crate::autograd::Tape;
 use crate::gpu::{Buffer, Context};
 use crate::kernel::add::copy;
 use crate::kernel::progress::WORDS as PROGRESS;
 use crate::kernel::select::select_rows;
-use crate::kernel::state::{State, WORDS};
 use crate::plan::{Bound, Builder, SlotId};
 use crate::{Error, Result};
 use std::sync::Arc;
@@ -40,29 +39,32 @@ impl Logits {
     }
 }
 
-/// Buffers of a plan's inputs.
+/// A plan under construction with the buffers of its inputs.
 struct Bed<'a> {
     context: &'a Context,
-    bound: Vec<(SlotId, Arc<Buffer>)>,
+    tape: Tape,
+    slots: Arc<Slots>,
     inputs: Inputs,
+    bound: Vec<(SlotId, Arc<Buffer>)>,
 }
 
 impl<'a> Bed<'a> {
-    fn new(context: &'a Context, t: &Translator, b: &mut Builder, words: &Arc<Buffer>, constants: &[Arc<Buffer>; 6]) -> Self {
-        let (batch, d) = (t.batch, t.config.hidden);
-        let sizes = [batch.sentences * WORDS, batch.source.max(batch.target) * d, d, d, d, PROGRESS];
-        let labels = ["states", "positions", "coordinates", "factors", "signs", "progress"];
-        let slot = b.external("sentences", batch.len());
-        let [full, positions, numbers, factors, signs, progress] = std::array::from_fn(|i| b.external(labels[i], sizes[i]));
-        let mut bound = vec![(slot, words.clone())];
-        bound.extend([full, positions, numbers, factors, signs, progress].into_iter().zip(constants.iter().cloned()));
-        let inputs = Inputs { words: slot, full, positions, factors: [numbers, factors, signs], progress, dropout: 0.0, smoothing: 0.0 };
-        Self { context, bound, inputs }
+    fn new(t: &'a Trainer, label: &str, network: &Network, constants: &Constants, words: (&Arc<Buffer>, usize)) -> Self {
+        let mut tape = Tape::forward_only(Builder::new(label, t.context.facts()));
+        let slots = Arc::new(Slots::new(&mut tape.builder, &t.layout));
+        let [sentences, progress] = [("sentences", words.1), ("progress", PROGRESS)].map(|(l, n)| tape.builder.external(l, n));
+        let c = network.constant_slots(&mut tape, &t.options);
+        let mut bound = slots.bindings(&t.buffers);
+        bound.extend([(sentences, words.0.clone()), (progress, t.feed.progress.clone())]);
+        bound.extend(c.bindings(constants));
+        let inputs =
+            Inputs { words: sentences, full: c.state, positions: c.angles, factors: c.metric, progress, dropout: 0.0, smoothing: 0.0 };
+        Self { context: &t.context, tape, slots, inputs, bound }
     }
 
-    fn finish(mut self, b: Builder, more: Vec<(SlotId, Arc<Buffer>)>) -> Result<Bound> {
+    fn finish(mut self, more: impl IntoIterator<Item = (SlotId, Arc<Buffer>)>) -> Result<Bound> {
         self.bound.extend(more);
-        Arc::new(b.finish()?).bind(self.context, &self.bound)
+        Arc::new(self.tape.builder.finish()?).bind(self.context, &self.bound)
     }
 }
 
@@ -78,47 +80,33 @@ impl Trainer {
         let (batch, d, vocabulary) = (t.batch, t.config.hidden, t.config.vocab);
         let c = &self.context;
         let words = c.storage("sentences", 4 * batch.len() as u64)?;
-        let states = State { count: batch.target as u32, ..State::default() }.words().repeat(batch.sentences);
-        let [factors, signs] = t.factors();
-        let constants = [
-            c.upload("constants", &states)?,
-            c.upload("constants", bytemuck::cast_slice(&positions(batch.source.max(batch.target), d)))?,
-            c.upload("constants", &(0..d as u32).collect::<Vec<_>>())?,
-            c.upload("constants", bytemuck::cast_slice(&factors))?,
-            c.upload("constants", bytemuck::cast_slice(&signs))?,
-            c.storage("constants", 4 * PROGRESS as u64)?,
-        ];
+        let t = Arc::new(t);
+        let network = Network::Translator(t.clone());
+        let constants = network.constants(c, &self.options)?;
         let memory = c.storage("memory", 4 * (batch.sentences * batch.source * d) as u64)?;
         let rows = c.storage("rows", 4 * batch.sentences as u64)?;
         let logits = c.storage("logits", 4 * (batch.sentences * vocabulary) as u64)?;
 
-        let mut b = Builder::new("encode", c.facts());
-        let (slots, bed) = (Slots::new(&mut b, &self.layout), Bed::new(c, &t, &mut b, &words, &constants));
-        let to = b.external_tensor("memory", batch.sentences * batch.source, d);
-        let mut tape = Tape::forward_only(b);
-        let x = t.encoded(&mut tape, On { slots: &slots, inputs: &bed.inputs })?;
-        let x = tape.tensor(x);
-        copy(&mut tape.builder, "memory", &x, &to)?;
-        let more = slots.bindings(&self.buffers).into_iter().chain([(to.slot, memory.clone())]).collect();
-        let encode = bed.finish(tape.builder, more)?;
+        let mut bed = Bed::new(self, "encode", &network, &constants, (&words, batch.len()));
+        let to = bed.tape.builder.external_tensor("memory", batch.sentences * batch.source, d);
+        let x = t.encoded(&mut bed.tape, On { slots: &bed.slots, inputs: &bed.inputs })?;
+        let x = bed.tape.tensor(x);
+        copy(&mut bed.tape.builder, "memory", &x, &to)?;
+        let encode = bed.finish([(to.slot, memory.clone())])?;
 
-        let mut b = Builder::new("decode", c.facts());
-        let (slots, bed) = (Slots::new(&mut b, &self.layout), Bed::new(c, &t, &mut b, &words, &constants));
-        let from = b.external_tensor("memory", batch.sentences * batch.source, d);
-        let picked = b.external("rows", batch.sentences);
-        let to = b.external_tensor("logits", batch.sentences, vocabulary);
-        let mut tape = Tape::forward_only(b);
-        let remembered = tape.constant(from);
-        let x = t.decoded(&mut tape, On { slots: &slots, inputs: &bed.inputs }, remembered)?;
-        let (x, last) = (tape.tensor(x), tape.builder.transient("last rows", batch.sentences, d));
-        select_rows(&mut tape.builder, "last rows", &x, (picked, 0), None, &last)?;
-        let last = tape.constant(last);
-        let y = t.logits(&mut tape, On { slots: &slots, inputs: &bed.inputs }, last)?;
-        copy(&mut tape.builder, "logits", &y, &to)?;
-        let own = [(from.slot, memory), (picked, rows.clone()), (to.slot, logits.clone())];
-        let more = slots.bindings(&self.buffers).into_iter().chain(own).collect();
-        let decode = bed.finish(tape.builder, more)?;
-        Ok(Translating { context: c.clone(), translator: Arc::new(t), encode, decode, words, rows, logits })
+        let mut bed = Bed::new(self, "decode", &network, &constants, (&words, batch.len()));
+        let from = bed.tape.builder.external_tensor("memory", batch.sentences * batch.source, d);
+        let picked = bed.tape.builder.external("rows", batch.sentences);
+        let to = bed.tape.builder.external_tensor("logits", batch.sentences, vocabulary);
+        let remembered = bed.tape.constant(from);
+        let x = t.decoded(&mut bed.tape, On { slots: &bed.slots, inputs: &bed.inputs }, remembered)?;
+        let (x, last) = (bed.tape.tensor(x), bed.tape.builder.transient("last rows", batch.sentences, d));
+        select_rows(&mut bed.tape.builder, "last rows", &x, (picked, 0), None, &last)?;
+        let last = bed.tape.constant(last);
+        let y = t.logits(&mut bed.tape, On { slots: &bed.slots, inputs: &bed.inputs }, last)?;
+        copy(&mut bed.tape.builder, "logits", &y, &to)?;
+        let decode = bed.finish([(from.slot, memory), (picked, rows.clone()), (to.slot, logits.clone())])?;
+        Ok(Translating { context: c.clone(), translator: t, encode, decode, words, rows, logits })
     }
 }
 
