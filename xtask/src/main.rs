@@ -7,6 +7,7 @@ mod command;
 mod demo;
 mod fetch;
 mod interop;
+mod packages;
 mod stages;
 mod tint;
 
@@ -18,8 +19,9 @@ const USAGE: &str = "usage: cargo xtask COMMAND
   demo                          quantise a real model to a budget, ask it a question; rank sentences with another
   test [--no-models] [ARGS]     every test of the workspace; ARGS go to `cargo test`
   ci                            what the continuous integration runs: format, lints, docs, tests
-  fetch [models|wiki|austen|text|graphs|all]
-                                bring models, texts and graphs into target/data (default: all)
+  fetch [models|wiki|austen|text|graphs|pairs|all]
+                                bring models, texts, graphs and pairs of sentences (by 280 MB of packages) into target/data
+                                (default: all)
   bench [ARGS]                  criterion benchmarks, then the kernel table; ARGS go to criterion
   interop                       quantise models, and read the results with other programs (downloads some GB)
   tint [FOLDER]                 compile the shaders that a browser may get in headless Chromium
