@@ -64,7 +64,7 @@ async fn train(context: &Context, method: Method, rows: &[Example]) -> Result<(V
         starts.extend(order);
     }
     let tokens = train.iter().enumerate().flat_map(|(i, r)| [i as u32, r.1]).collect();
-    let data = Data { tokens, starts, examples: Some((TRAIN, 64, train.iter().flat_map(|r| r.0.clone()).collect())), graph: None };
+    let data = Data { tokens, starts, examples: Some((TRAIN, 64, train.iter().flat_map(|r| r.0.clone()).collect())), ..Data::default() };
     let mut trainer = Trainer::new(context, &Spec::Mlp(WIDTHS.to_vec()), &options, &data, &Initial::Random).await?;
     let mut losses = Vec::new();
     for step in 1..=STEPS {

@@ -65,6 +65,9 @@ fn runs_are_kept(task: &str, split: &str, metric: &str) {
     let (data, out) = (ring(&dir), dir.join("out"));
     let all = |more: &[&str]| graph(&data, task, &out, &[&["--methods", "full,lora,sst", "--seeds", "0,1"], more].concat());
     let table = succeed(all(&[]));
+    let mut compare = etalon(&["compare", "graph", "--data", text(&data), "--task", task, "--epochs", "20", "--patience", "20"]);
+    compare.args(["--out", text(&out), "--methods", "full,lora,sst", "--seeds", "0,1"]);
+    assert_eq!(succeed(compare), table);
     let lines: Vec<&str> = table.lines().collect();
     assert!(lines.len() == 5 && lines[0].contains(metric), "{table}");
     for (line, start) in lines[2..].iter().zip(["| full | 0 | 2 |", "| lora | 1 | 2 |", "| sst | 1 | 2 |"]) {

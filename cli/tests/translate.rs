@@ -43,7 +43,10 @@ fn translators_are_trained_kept_and_run() {
         c
     };
     let table = succeed(train(&["--rates", "1e-2,5e-3", "--trial-steps", "4"]));
-    assert!(table.lines().count() == 6 && table.contains("| full | 0 |") && table.contains("| sst | 2 |"), "{table}");
+    assert!(table.contains("| full | 0 |") && table.contains("| sst | 2 |"), "{table}");
+    // Beside the two of them, a line for each trial.
+    assert_eq!(table.lines().filter(|l| l.contains("| 4 |")).count(), 4, "{table}");
+    assert!(fs::read_to_string(out.join("curves.svg")).unwrap().contains("sst"));
     let runs: Vec<PathBuf> = fs::read_dir(&out).unwrap().map(|f| f.unwrap().path()).filter(|p| text(p).contains("-rate-")).collect();
     // Two trials and a final run of either method.
     assert_eq!(runs.len(), 6, "{runs:?}");
@@ -55,6 +58,9 @@ fn translators_are_trained_kept_and_run() {
     let begun = fs::metadata(&runs[0]).unwrap().modified().unwrap();
     assert_eq!(succeed(train(&["--rates", "1e-2,5e-3", "--trial-steps", "4"])), table);
     assert_eq!(fs::metadata(&runs[0]).unwrap().modified().unwrap(), begun);
+    let mut compare = etalon(&["compare", "translate", "--data", text(&data), "--methods", "full,sst", "--out", text(&out)]);
+    compare.args(shape.split(' ')).args(["--rates", "1e-2,5e-3", "--trial-steps", "4"]);
+    assert_eq!(succeed(compare), table);
     let e = fail(train(&["--rates", "1e-2,5e-3", "--trial-steps", "4", "--smoothing", "0.2"]));
     assert!(e.contains("other options"), "{e}");
 

@@ -63,8 +63,7 @@ fn rows(checkpoint: &Checkpoint, l: &Linear) -> impl Iterator<Item = usize> {
 /// A run of a step a text that changes nothing.
 async fn trainer(context: &Context, checkpoint: &Checkpoint, all: &[Linear], texts: &[&[u32]]) -> Result<Trainer> {
     let length = texts[0].len();
-    let data =
-        Data { tokens: texts.concat(), starts: (0..texts.len()).map(|i| (i * length) as u32).collect(), examples: None, graph: None };
+    let data = Data { tokens: texts.concat(), starts: (0..texts.len()).map(|i| (i * length) as u32).collect(), ..Data::default() };
     let options = Options {
         steps: texts.len(),
         rate: 0.0,

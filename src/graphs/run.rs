@@ -134,7 +134,7 @@ struct Prepared {
 }
 
 fn pairs_data(pairs: Vec<u32>, graph: GraphData) -> Data {
-    Data { starts: (0..pairs.len() as u32).step_by(2).collect(), tokens: pairs, examples: None, graph: Some(graph) }
+    Data { starts: (0..pairs.len() as u32).step_by(2).collect(), tokens: pairs, graph: Some(graph), ..Data::default() }
 }
 
 fn prepare(g: &Graph, division: Division<'_>, r: &Request) -> Result<Prepared> {

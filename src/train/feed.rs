@@ -16,6 +16,8 @@ pub struct Data {
     pub tokens: Vec<u32>,
     /// First token of each window.
     pub starts: Vec<u32>,
+    /// Which of the network's shapes of batches each window has; empty: all the first.
+    pub shapes: Vec<u32>,
     /// Rows, columns and values of a classifier's examples.
     pub examples: Option<(usize, usize, Vec<f32>)>,
     /// A graph network's graph.
@@ -40,6 +42,7 @@ pub(super) struct Feed {
     pub(super) progress: Arc<Buffer>,
     examples: Option<Arc<Buffer>>,
     graph: Vec<Arc<Buffer>>,
+    shapes: Vec<u32>,
     pub(super) extent: Extent,
 }
 
@@ -87,14 +90,24 @@ impl Data {
 }
 
 impl Feed {
-    pub(super) fn new(context: &Context, data: &Data, rows: usize, seed: u64) -> Result<Self> {
-        let last = data.tokens.len().checked_sub(rows + 1);
-        let Some(last) = last.filter(|_| !data.starts.is_empty()) else {
-            let n = data.tokens.len();
-            return Err(Error::Request(format!("{n} tokens are too few for one window of {rows} and the token after it: give more text")));
-        };
-        if let Some(s) = data.starts.iter().find(|s| **s as usize > last) {
-            return Err(Error::Request(format!("a window at token {s} of {} reaches past the end", data.tokens.len())));
+    /// `rows`: of a window of each shape.
+    pub(super) fn new(context: &Context, data: &Data, rows: &[usize], seed: u64) -> Result<Self> {
+        let n = data.tokens.len();
+        if data.starts.is_empty() || n <= rows.iter().copied().min().unwrap_or(0) {
+            let least = rows.iter().min().unwrap_or(&0);
+            return Err(Error::Request(format!("{n} tokens are too few for one window of {least} and the token after it: give more text")));
+        }
+        if !data.shapes.is_empty() && data.shapes.len() != data.starts.len() {
+            return Err(Error::Request(format!("shapes of {} windows where there are {}", data.shapes.len(), data.starts.len())));
+        }
+        for (i, s) in data.starts.iter().enumerate() {
+            let shape = data.shapes.get(i).map_or(0, |s| *s as usize);
+            let Some(rows) = rows.get(shape) else {
+                return Err(Error::Request(format!("window {i} has shape {shape} of {}", rows.len())));
+            };
+            if *s as usize + rows >= n {
+                return Err(Error::Request(format!("a window at token {s} of {n} reaches past the end")));
+            }
         }
         let examples = match &data.examples {
             Some((_, _, values)) => Some(context.upload("data", bytemuck::cast_slice(values))?),
@@ -107,7 +120,18 @@ impl Feed {
             starts: context.upload("data", &data.starts)?,
             progress: context.upload("progress", &Progress { seed, ..Progress::default() }.words())?,
             examples,
+            shapes: data.shapes.clone(),
             extent: data.extent(graph.map(|g| g.extent)),
         })
+    }
+
+    /// Whether a window has that shape.
+    pub(super) fn has(&self, shape: usize) -> bool {
+        if self.shapes.is_empty() { shape == 0 } else { self.shapes.contains(&(shape as u32)) }
+    }
+
+    /// The shape of a window of the run, counted from 0.
+    pub(super) fn shape(&self, window: usize) -> usize {
+        self.shapes.get(window % self.extent.starts.max(1)).map_or(0, |s| *s as usize)
     }
 }

@@ -224,16 +224,11 @@ impl Job {
         let o = &settings.options;
         let spec = Spec::Decoder(Config::from_json(&folder.join("config.json").display().to_string(), config.as_bytes())?);
         let windows = o.steps * o.sequences * o.batches;
-        let data = Data {
-            starts: starts(corpus.train.len(), o.context, windows, o.seed),
-            tokens: corpus.train.clone(),
-            examples: None,
-            graph: None,
-        };
+        let data = Data { starts: starts(corpus.train.len(), o.context, windows, o.seed), tokens: corpus.train.clone(), ..Data::default() };
         let mut trainer = Trainer::new(context, &spec, o, &data, initial).await?;
         let starts = valid_starts(corpus.valid.len(), o.context);
         let batches = (starts.len() / o.sequences).clamp(1, settings.evaluate_batches.max(1));
-        trainer.evaluate_on(&Data { tokens: corpus.valid.clone(), starts, examples: None, graph: None }, batches)?;
+        trainer.evaluate_on(&Data { tokens: corpus.valid.clone(), starts, ..Data::default() }, batches)?;
         Ok(Self { folder: folder.into(), settings, trainer, steps: Vec::new(), evaluations: Vec::new(), kept: None })
     }
 

@@ -1,12 +1,13 @@
 //! What a run needs in memory, from its real plans: planned, not allocated.
 
+use super::batch::{BatchPlan, Pass};
 use super::export::append_merge;
 use super::feed::Extent;
 use super::layout::{Layout, Slots};
 use super::method::{Linear, Method, Sst};
 use super::network::{Network, Spec};
 use super::options::Options;
-use super::run::{BatchPlan, Pass, UpdatePlan};
+use super::run::UpdatePlan;
 use super::spectrum::{self, DrawPlan};
 use super::thawed::samples;
 use crate::Result;

@@ -1,5 +1,6 @@
 //! Training: decoders and classifiers by Sparse Spectral Training and by the methods that it is compared with, in one harness.
 
+mod batch;
 pub mod checkpoint;
 pub mod data;
 mod decoder;

@@ -8,7 +8,7 @@ use super::layout::{Layout, Slots};
 use super::method::{Decay, Linear};
 use super::mlp::Mlp;
 use super::options::Options;
-use super::translator::{self, Translator, TranslatorSpec};
+use super::translator::{self, SentenceBatch, Translator, TranslatorSpec};
 use crate::autograd::{Loss, Tape};
 use crate::format::Config;
 use crate::gpu::{Buffer, Context};
@@ -105,6 +105,16 @@ impl Network {
             Self::Graph(g) => g.net.width,
             Self::Translator(t) => t.config.hidden,
         }
+    }
+
+    /// The network and the options in each shape of its batches.
+    pub(super) fn shapes(&self, o: &Options) -> Vec<(Self, Options)> {
+        let Self::Translator(t) = self else { return vec![(self.clone(), o.clone())] };
+        let of = |batch: &SentenceBatch| {
+            let options = Options { sequences: 1, context: batch.len(), ..o.clone() };
+            (Self::Translator(Arc::new(t.in_batches(*batch))), options)
+        };
+        t.batches.iter().map(of).collect()
     }
 
     /// How its initial weights are drawn.

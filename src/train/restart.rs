@@ -1,12 +1,12 @@
 //! What the compared methods do between steps: ReLoRA's merges, GaLore's projections.
 
+use super::batch::{Pass, Plans, Shape};
 use super::feed::Feed;
 use super::initial::{kaiming, write};
 use super::layout::{Buffers, Id, Layout, Slots};
 use super::method::{Method, Stand};
-use super::network::{Constants, Network};
+use super::network::Network;
 use super::options::Options;
-use super::run::{BatchPlan, Pass};
 use super::thawed::Freezer;
 use crate::Result;
 use crate::gpu::{Context, Facts};
@@ -23,7 +23,7 @@ pub(super) enum Restarts {
     /// Merges B A into W; then A is drawn anew and B zeroed.
     Merge { merge: Bound, layout: Arc<Layout>, buffers: Buffers, factors: Vec<(String, Id, Id)> },
     /// Takes the leading singular vectors of the gradient of one batch as projectors.
-    Project { gradients: Bound, svds: Vec<Svd>, copy: Bound },
+    Project { gradients: Plans, svds: Vec<Svd>, copy: Bound },
 }
 
 impl Restarts {
@@ -32,11 +32,11 @@ impl Restarts {
         context: &Context,
         o: &Options,
         network: &Network,
-        layout: &Arc<Layout>,
-        (buffers, feed, constants): (&Buffers, &Feed, &Constants),
+        (layout, shapes): (&Arc<Layout>, &[Shape]),
+        (buffers, feed): (&Buffers, &Feed),
     ) -> Result<Option<Self>> {
         if let Method::Galore { .. } = o.method {
-            return project(context, o, network, layout, (buffers, feed, constants)).map(Some);
+            return project(context, network, (layout, shapes), (buffers, feed)).map(Some);
         }
         let Some((plan, slots, freezer)) = plan(context.facts(), o, network, layout)? else { return Ok(None) };
         let mut bound = slots.bindings(buffers);
@@ -50,7 +50,7 @@ impl Restarts {
         Ok(Some(Self::Merge { merge, layout: layout.clone(), buffers: buffers.clone(), factors }))
     }
 
-    pub(super) async fn run(&self, context: &Context, step: usize, o: &Options) -> Result<()> {
+    pub(super) async fn run(&self, context: &Context, step: usize, o: &Options, feed: &Feed) -> Result<()> {
         match self {
             Self::Merge { merge, layout, buffers, factors } => {
                 merge.run(1)?;
@@ -62,7 +62,7 @@ impl Restarts {
                 Ok(())
             }
             Self::Project { gradients, svds, copy } => {
-                gradients.run(1)?;
+                gradients.of(feed, step * o.batches).run(1)?;
                 for svd in svds {
                     svd.run().await?;
                 }
@@ -75,16 +75,14 @@ impl Restarts {
 /// Plans new projectors: `r` leading left singular vectors of each layer's gradient, or right ones where it is tall.
 fn project(
     context: &Context,
-    o: &Options,
     network: &Network,
-    layout: &Arc<Layout>,
-    (buffers, feed, constants): (&Buffers, &Feed, &Constants),
+    (layout, shapes): (&Arc<Layout>, &[Shape]),
+    (buffers, feed): (&Buffers, &Feed),
 ) -> Result<Restarts> {
     let linears = network.linears();
     let store = |words: usize| context.storage("projection scratch", 4 * words as u64);
     let wholes = linears.iter().map(|l| store(l.m * l.n)).collect::<Result<Vec<_>>>()?;
-    let plan = BatchPlan::new(context.facts(), network, layout, &feed.extent, o, Pass::Whole)?;
-    let gradients = plan.bind(context, buffers, feed, constants, &wholes)?;
+    let gradients = Plans::new(context, shapes, layout, (buffers, feed), Pass::Whole, &wholes)?;
     let mut b = Builder::new("projectors", context.facts());
     let slots = Slots::new(&mut b, layout);
     let mut bound = slots.bindings(buffers);

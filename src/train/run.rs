@@ -1,22 +1,20 @@
 //! A training run: plans for a batch, an update, an evaluation and for what happens between steps, and the loop that replays them.
 
-use super::feed::{Data, Extent, Feed, FeedSlots};
+use super::batch::{Pass, Plans, Shape};
+use super::feed::{Data, Feed};
 use super::initial::Initial;
 use super::layout::{Buffers, Layout, Slots};
-use super::method::Stand;
-use super::network::{ConstantSlots, Constants, Network, Spec};
+use super::network::{Network, Spec};
 use super::options::Options;
 use super::restart::Restarts;
 use super::schedule;
 use super::spectrum::Spectra;
 use super::thawed::samples;
-use crate::autograd::Tape;
 use crate::gpu::{Buffer, Context, Facts};
 use crate::kernel::adam::{Adam, Parameters, Rule, Segment, adam, chunks};
-use crate::kernel::add::copy;
 use crate::kernel::grad_norm::{Page, grad_norm};
 use crate::kernel::lorentz_adam::lorentz_adam;
-use crate::kernel::progress::{Progress, WORDS, count_loss, end_step};
+use crate::kernel::progress::{Progress, WORDS, end_step};
 use crate::plan::{Bound, Builder, Plan, SlotId};
 use crate::{Error, Result};
 use std::sync::Arc;
@@ -58,12 +56,12 @@ pub struct Trainer {
     pub(super) buffers: Buffers,
     pub(super) feed: Feed,
     log: Arc<Buffer>,
-    first: Bound,
-    more: Option<Bound>,
+    first: Plans,
+    more: Option<Plans>,
     update: Bound,
     spectra: Option<Spectra>,
     restarts: Option<Restarts>,
-    evaluation: Option<(Bound, Feed, usize)>,
+    evaluation: Option<(Plans, Feed, usize)>,
     pub(super) scores: Option<super::score::Scores>,
     pub(super) step: usize,
     /// First step that was not reported yet.
@@ -84,19 +82,16 @@ impl Trainer {
         let network = Network::plan(&mut layout, spec, options)?;
         let layout = Arc::new(layout);
         let buffers = Buffers::new(context, &layout)?;
-        let feed = Feed::new(context, data, options.context, options.seed)?;
-        let constants = network.constants(context, options)?;
+        let shapes = Shape::all(context, &network, options)?;
+        let feed = Feed::new(context, data, &Shape::rows(&shapes), options.seed)?;
         let log = context.storage("progress", LOG_BYTES)?;
-        let batch = |pass| {
-            let plan = BatchPlan::new(context.facts(), &network, &layout, &feed.extent, options, pass)?;
-            plan.bind(context, &buffers, &feed, &constants, &[])
-        };
+        let batch = |pass| Plans::new(context, &shapes, &layout, (&buffers, &feed), pass, &[]);
         let first = batch(Pass::First)?;
         let more = if options.batches > 1 { Some(batch(Pass::Further)?) } else { None };
         let update = UpdatePlan::new(context.facts(), &network, &layout, options)?.bind(context, &buffers, &feed, &log)?;
         initial.write(context, &network, (&layout, &buffers, &feed.progress), options).await?;
         let spectra = Spectra::new(context, options, &network, &layout, &buffers, &feed)?;
-        let restarts = Restarts::new(context, options, &network, &layout, (&buffers, &feed, &constants))?;
+        let restarts = Restarts::new(context, options, &network, (&layout, &shapes), (&buffers, &feed))?;
         Ok(Self {
             context: context.clone(),
             options: options.clone(),
@@ -162,13 +157,14 @@ impl Trainer {
             s.draw()?;
         }
         if let (Some(r), true) = (&self.restarts, events.restart) {
-            r.run(&self.context, self.step, &self.options).await?;
+            r.run(&self.context, self.step, &self.options, &self.feed).await?;
         }
         let mut encoder = self.context.device().create_command_encoder(&wgpu::CommandEncoderDescriptor { label: Some("step") });
         let mut pass = encoder.begin_compute_pass(&wgpu::ComputePassDescriptor { label: Some("step"), timestamp_writes: None });
-        self.first.encode(&mut pass)?;
-        for more in self.more.iter().cycle().take(self.options.batches - 1) {
-            more.encode(&mut pass)?;
+        let batch = self.step * self.options.batches;
+        self.first.of(&self.feed, batch).encode(&mut pass)?;
+        for (i, more) in self.more.iter().cycle().take(self.options.batches - 1).enumerate() {
+            more.of(&self.feed, batch + 1 + i).encode(&mut pass)?;
         }
         self.update.encode(&mut pass)?;
         drop(pass);
@@ -236,11 +232,10 @@ impl Trainer {
     /// As [`Trainer::new`].
     pub fn evaluate_on(&mut self, data: &Data, batches: usize) -> Result<()> {
         let o = Options { batches: batches.max(1), ..self.options.clone() };
-        let feed = Feed::new(&self.context, data, o.context, 0)?;
-        let constants = self.network.constants(&self.context, &o)?;
-        let plan = BatchPlan::new(self.context.facts(), &self.network, &self.layout, &feed.extent, &o, Pass::Evaluation)?;
-        let plan = plan.bind(&self.context, &self.buffers, &feed, &constants, &[])?;
-        self.evaluation = Some((plan, feed, o.batches));
+        let shapes = Shape::all(&self.context, &self.network, &o)?;
+        let feed = Feed::new(&self.context, data, &Shape::rows(&shapes), 0)?;
+        let plans = Plans::new(&self.context, &shapes, &self.layout, (&self.buffers, &feed), Pass::Evaluation, &[])?;
+        self.evaluation = Some((plans, feed, o.batches));
         Ok(())
     }
 
@@ -249,12 +244,12 @@ impl Trainer {
     /// # Errors
     /// [`Error::Request`] without [`Trainer::evaluate_on`].
     pub async fn evaluate(&self) -> Result<f32> {
-        let Some((plan, feed, batches)) = &self.evaluation else {
+        let Some((plans, feed, batches)) = &self.evaluation else {
             return Err(Error::Request("no evaluation data".into()));
         };
         self.context.write(&feed.progress, 0, &Progress::default().words())?;
-        for _ in 0..*batches {
-            plan.run(1)?;
+        for batch in 0..*batches {
+            plans.of(feed, batch).run(1)?;
         }
         let words = self.context.read_ranges(&[(&*feed.progress, 0..4 * WORDS as u64)])?.words().await?;
         Ok(Progress::from_words(&words[0]).loss)
@@ -272,92 +267,7 @@ impl Trainer {
 
     /// The plans of a step, for printing and for counting memory: a batch and the update.
     pub fn plans(&self) -> [&Bound; 2] {
-        [&self.first, &self.update]
-    }
-}
-
-/// A plan of one batch, not bound to buffers yet.
-pub(super) struct BatchPlan {
-    pub(super) plan: Arc<Plan>,
-    slots: Arc<Slots>,
-    feed: FeedSlots,
-    constants: ConstantSlots,
-    /// Whole gradients of the adapted layers, or scores.
-    wholes: Vec<SlotId>,
-    score_words: usize,
-}
-
-/// What a batch's plan does.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Pass {
-    /// Losses and gradients, which overwrite.
-    First,
-    /// The same, which add.
-    Further,
-    /// Losses only.
-    Evaluation,
-    /// Gradients, those of projected weights whole, and nothing is counted.
-    Whole,
-    /// Scores only, of graph networks.
-    Scores,
-}
-
-impl BatchPlan {
-    /// Plans a batch; allocates nothing.
-    pub(super) fn new(facts: &Facts, network: &Network, layout: &Arc<Layout>, extent: &Extent, o: &Options, pass: Pass) -> Result<Self> {
-        let mut b = Builder::new(format!("{pass:?} batch").to_lowercase(), facts);
-        let mut slots = Slots::new(&mut b, layout);
-        let (mut wholes, mut score_words) = (Vec::new(), 0);
-        for l in network.linears().into_iter().filter(|_| pass == Pass::Whole) {
-            if let Stand::Projected { step, .. } = l.weight {
-                let to = b.external_tensor(format!("{} whole gradient", l.name), l.m, l.n);
-                slots.want_whole(step, to);
-                wholes.push(to.slot);
-            }
-        }
-        let slots = Arc::new(slots);
-        let feed = FeedSlots::append(&mut b, extent, (o.sequences, o.context, o.batches))?;
-        let mut tape = match pass {
-            Pass::Evaluation | Pass::Scores => Tape::forward_only(b),
-            _ => Tape::new(b, pass == Pass::Further),
-        };
-        let constants = if pass == Pass::Scores {
-            let (scores, constants) = network.scores(&mut tape, &slots, &feed, o)?;
-            let to = tape.builder.external_tensor("scores", scores.rows, scores.cols);
-            copy(&mut tape.builder, "scores", &scores, &to)?;
-            wholes.push(to.slot);
-            score_words = scores.rows * scores.cols;
-            constants
-        } else {
-            let l = network.losses(&mut tape, &slots, &feed, o)?;
-            tape.backward()?;
-            if pass != Pass::Whole {
-                count_loss(&mut tape.builder, "count loss", &l.losses, l.scale, feed.progress)?;
-            }
-            l.constants
-        };
-        Ok(Self { plan: Arc::new(tape.builder.finish()?), slots, feed, constants, wholes, score_words })
-    }
-
-    /// Words of the scores of [`Pass::Scores`].
-    pub(super) fn score_words(&self) -> usize {
-        self.score_words
-    }
-
-    /// `wholes`: buffers for the scores, or the whole gradients of the adapted layers, in their order.
-    pub(super) fn bind(
-        &self,
-        context: &Context,
-        buffers: &Buffers,
-        feed: &Feed,
-        constants: &Constants,
-        wholes: &[Arc<Buffer>],
-    ) -> Result<Bound> {
-        let mut bound = self.slots.bindings(buffers);
-        bound.extend(self.wholes.iter().copied().zip(wholes.iter().cloned()));
-        bound.extend(self.feed.bindings(feed));
-        bound.extend(self.constants.bindings(constants));
-        self.plan.bind(context, &bound)
+        [self.first.first(), &self.update]
     }
 }
 

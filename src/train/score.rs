@@ -1,8 +1,9 @@
 //! Scores of a graph network being trained: of its classes at given nodes, or of pairs.
 
+use super::batch::{BatchPlan, Pass};
 use super::feed::{Data, Feed};
 use super::options::Options;
-use super::run::{BatchPlan, Pass, Trainer};
+use super::run::Trainer;
 use crate::gpu::Buffer;
 use crate::plan::Bound;
 use crate::{Error, Result};
@@ -25,7 +26,7 @@ impl Trainer {
     /// As [`Trainer::new`].
     pub fn score_on(&mut self, data: &Data) -> Result<()> {
         let o = Options { sequences: data.starts.len(), context: 1, batches: 1, ..self.options.clone() };
-        let feed = Feed::new(&self.context, data, 1, 0)?;
+        let feed = Feed::new(&self.context, data, &[1], 0)?;
         let constants = self.network.constants(&self.context, &o)?;
         let plan = BatchPlan::new(self.context.facts(), &self.network, &self.layout, &feed.extent, &o, Pass::Scores)?;
         let words = plan.score_words();

@@ -34,8 +34,8 @@ pub struct TranslatorSpec {
     pub config: MarianConfig,
     /// Where its values lie.
     pub geometry: Geometry,
-    /// Its batches.
-    pub batch: SentenceBatch,
+    /// Shapes of its batches.
+    pub batches: Vec<SentenceBatch>,
 }
 
 /// The shape of a batch.
@@ -144,7 +144,9 @@ struct Block {
 #[derive(Debug, Clone)]
 pub(super) struct Translator {
     pub(super) config: MarianConfig,
+    /// The shape that plans are made for.
     pub(super) batch: SentenceBatch,
+    pub(super) batches: Vec<SentenceBatch>,
     geometry: Geometry,
     tokens: Id,
     /// Lorentz: the layers that positions are added in, of the encoder and of the decoder.
@@ -247,8 +249,10 @@ impl Translator {
     /// # Errors
     /// [`Error::Request`] for a batch of nothing, or longer than the model's positions.
     pub(super) fn plan(layout: &mut Layout, spec: &TranslatorSpec, method: &Method, decay: Decay) -> Result<Self> {
-        let (c, b) = (&spec.config, spec.batch);
-        if b.is_empty() || b.source == 0 || b.target == 0 || b.source.max(b.target) > c.max_positions {
+        let c = &spec.config;
+        let bad = |b: &SentenceBatch| b.is_empty() || b.source == 0 || b.target == 0 || b.source.max(b.target) > c.max_positions;
+        let Some(batch) = spec.batches.first().copied() else { return Err(Error::Request("batches of no shape".into())) };
+        if let Some(b) = spec.batches.iter().find(|b| bad(b)) {
             let most = c.max_positions;
             return Err(Error::Request(format!(
                 "batches of {b:?}: at least one of each, and at most {most} tokens, the model's positions"
@@ -276,7 +280,13 @@ impl Translator {
         let positions = named.map(|half| p.linear(&format!("model.{half}.positions"), c.hidden, c.hidden)).collect();
         let encoder = (0..c.encoder_layers).map(|i| p.block(&format!("model.encoder.layers.{i}"), c.encoder_ffn, false)).collect();
         let decoder = (0..c.decoder_layers).map(|i| p.block(&format!("model.decoder.layers.{i}"), c.decoder_ffn, true)).collect();
-        Ok(Self { config: c.clone(), batch: b, geometry, tokens, positions, classes, bias, encoder, decoder, method: *method })
+        let batches = spec.batches.clone();
+        Ok(Self { config: c.clone(), batch, batches, geometry, tokens, positions, classes, bias, encoder, decoder, method: *method })
+    }
+
+    /// The same, for batches of another shape.
+    pub(super) fn in_batches(&self, batch: SentenceBatch) -> Self {
+        Self { batch, ..self.clone() }
     }
 
     pub(super) fn linears(&self) -> impl Iterator<Item = &Linear> {

@@ -75,17 +75,19 @@ impl Beam {
 /// Translates sentences, each with the token that ends it; the translations end in it too, unless they became too long.
 ///
 /// # Errors
-/// [`crate::Error::Request`] for more beams than a batch has sentences, or sentences that do not fit it.
-pub async fn translate(t: &Translating, sources: &[Vec<u32>], s: &Search) -> Result<Vec<Vec<u32>>> {
-    let (batch, beams) = (t.batch(), s.beams.max(1));
+/// [`crate::Error::Request`] for more beams than there are lanes, or sentences that are too long.
+pub async fn translate(t: &mut Translating, sources: &[Vec<u32>], s: &Search) -> Result<Vec<Vec<u32>>> {
+    let beams = s.beams.max(1);
     let s = Search { beams, ..*s };
-    let together = (batch.sentences / beams).max(1);
-    let mut out = Vec::with_capacity(sources.len());
-    for part in sources.chunks(together) {
-        t.encode(&part.iter().flat_map(|p| vec![p.as_slice(); beams]).collect::<Vec<_>>())?;
+    // Sentences of like lengths go together: a batch takes as long as its longest.
+    let mut order: Vec<usize> = (0..sources.len()).collect();
+    order.sort_by_key(|i| sources[*i].len());
+    let mut out = vec![Vec::new(); sources.len()];
+    for part in order.chunks((t.lanes() / beams).max(1)) {
+        t.encode(&part.iter().flat_map(|i| vec![sources[*i].as_slice(); beams]).collect::<Vec<_>>())?;
         let mut all: Vec<Beam> =
             part.iter().map(|_| Beam { live: vec![Found { tokens: Vec::new(), score: 0.0 }], done: Vec::new() }).collect();
-        for _ in 0..batch.target {
+        for _ in 0..t.longest() {
             if all.iter().all(|b| b.ended(&s)) {
                 break;
             }
@@ -96,7 +98,9 @@ pub async fn translate(t: &Translating, sources: &[Vec<u32>], s: &Search) -> Res
                 b.lengthen(&rows, t.eos(), &s);
             }
         }
-        out.extend(all.into_iter().map(|b| b.best(&s)));
+        for (i, b) in part.iter().zip(all) {
+            out[*i] = b.best(&s);
+        }
     }
     Ok(out)
 }

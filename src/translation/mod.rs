@@ -7,5 +7,5 @@ mod run;
 
 pub use beam::{Search, translate};
 pub use bleu::{Bleu, bleu, words};
-pub use pairs::{Pair, batches, encode, read_pairs, shape_of};
+pub use pairs::{Pair, all_batches, drawn_batches, encode, read_pairs, shapes_of};
 pub use run::{Corpus, Outcome, Request, Watch, test, train};

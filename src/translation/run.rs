@@ -1,6 +1,6 @@
 //! A training run of a translator, and how good it is: loss on the validation part, BLEU on the test part.
 
-use super::{Bleu, Pair, Search, batches, bleu, translate};
+use super::{Bleu, Pair, Search, all_batches, bleu, drawn_batches, translate};
 use crate::format::{MarianConfig, Tokenizer};
 use crate::gpu::Context;
 use crate::train::job::Control;
@@ -15,14 +15,14 @@ const REPORT_EVERY: usize = 100;
 /// What a run is to do.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Request {
-    /// Method, rates, steps, seed; sequences and context follow from the batch.
+    /// Method, rates, steps, seed; sequences and context follow from the batches.
     pub options: Options,
     /// The model.
     pub config: MarianConfig,
     /// Where its values lie.
     pub geometry: Geometry,
-    /// The shape of its batches.
-    pub batch: SentenceBatch,
+    /// The shapes of its batches.
+    pub batches: Vec<SentenceBatch>,
     /// Steps between evaluations; 0: only at the end.
     pub evaluate_every: usize,
 }
@@ -82,16 +82,13 @@ pub type Watch<'a> = dyn FnMut(usize, f32, f64) -> Control + Send + 'a;
 /// [`Error::Request`] for options or data that do not fit; [`Error::OutOfMemory`], [`Error::DeviceLost`].
 pub async fn train(context: &Context, corpus: &Corpus, r: &Request, watch: &mut Watch<'_>) -> Result<Option<(Outcome, Option<Trainer>)>> {
     let begun = Instant::now();
-    let epoch = corpus.train.len().div_ceil(r.batch.sentences.max(1)).max(1);
-    // As many epochs lie on the device as a binding holds; longer runs see them again.
-    let most = context.facts().max_binding as usize / (4 * epoch * r.batch.len().max(1));
-    let epochs = r.options.steps.div_ceil(epoch).min(most).max(1);
-    let (data, _) = batches(&corpus.train, &r.config, &r.batch, Some((epochs, r.options.seed)))?;
-    let (valid, count) = batches(&corpus.valid, &r.config, &r.batch, None)?;
-    let options = Options { sequences: 1, context: r.batch.len(), batches: 1, ..r.options.clone() };
-    let spec = Spec::Translator(TranslatorSpec { config: r.config.clone(), geometry: r.geometry, batch: r.batch });
+    let words = context.facts().max_binding as usize / 4;
+    let data = drawn_batches(&corpus.train, &r.config, &r.batches, r.options.seed, (r.options.steps, words))?;
+    let valid = all_batches(&corpus.valid, &r.config, &r.batches)?;
+    let options = Options { batches: 1, ..r.options.clone() };
+    let spec = Spec::Translator(TranslatorSpec { config: r.config.clone(), geometry: r.geometry, batches: r.batches.clone() });
     let mut t = Trainer::new(context, &spec, &options, &data, &Initial::Random).await?;
-    t.evaluate_on(&valid, count)?;
+    t.evaluate_on(&valid, valid.starts.len())?;
     let (mut evaluations, mut loss, mut diverged) = (Vec::new(), f64::INFINITY, None);
     for step in 1..=options.steps {
         t.submit_step().await?;
@@ -137,8 +134,8 @@ pub async fn train(context: &Context, corpus: &Corpus, r: &Request, watch: &mut 
 /// # Errors
 /// As [`translate`]; what the tokenizer returns.
 pub async fn test(t: &Trainer, tokenizer: &Tokenizer, corpus: &Corpus, s: &Search, lanes: usize) -> Result<(Bleu, Vec<String>)> {
-    let translating = t.translating(Some(lanes))?;
-    let tokens = translate(&translating, &corpus.sources, s).await?;
+    let mut translating = t.translating(lanes)?;
+    let tokens = translate(&mut translating, &corpus.sources, s).await?;
     let texts = tokens.iter().map(|ids| Ok(tokenizer.decode(ids, true)?.trim().to_owned())).collect::<Result<Vec<_>>>()?;
     Ok((bleu(&texts, &corpus.references), texts))
 }

@@ -57,7 +57,7 @@ impl Case {
             ..Options::default()
         };
         let graph = GraphData { adjacency: self.adjacency.clone(), features: self.features.clone(), rows: self.rows };
-        let data = Data { tokens: self.pairs.clone(), starts, examples: None, graph: Some(graph) };
+        let data = Data { tokens: self.pairs.clone(), starts, graph: Some(graph), ..Data::default() };
         let c = context();
         c.block_on(Trainer::new(&c, &Spec::Graph(self.net.clone()), &o, &data, &Initial::Random)).unwrap()
     }
@@ -249,7 +249,7 @@ fn points_stay_on_the_manifold() {
         let graph = GraphData { adjacency: case.adjacency.clone(), features: case.features.clone(), rows: GraphRows::Pairs };
         let tokens: Vec<u32> = (0..n).flat_map(|i| [i, i, i, (i + 1) % n]).collect();
         let starts = (0..tokens.len() as u32).step_by(2).collect();
-        t.score_on(&Data { tokens, starts, examples: None, graph: Some(graph) }).unwrap_or_else(|e| assert!(task != Task::Links, "{e}"));
+        t.score_on(&Data { tokens, starts, graph: Some(graph), ..Data::default() }).unwrap_or_else(|e| assert!(task != Task::Links, "{e}"));
         for _ in 0..1000 {
             c.block_on(t.submit_step()).unwrap();
             if t.step().is_multiple_of(200) {

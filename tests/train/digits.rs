@@ -29,7 +29,7 @@ pub fn data(rows: &[(Vec<f32>, u32)], batches: usize, seed: u64) -> Data {
     }
     starts.truncate(batches * BATCH);
     let tokens = rows.iter().enumerate().flat_map(|(i, r)| [i as u32, r.1]).collect();
-    Data { tokens, starts, examples: Some((rows.len(), 64, rows.iter().flat_map(|r| r.0.clone()).collect())), graph: None }
+    Data { tokens, starts, examples: Some((rows.len(), 64, rows.iter().flat_map(|r| r.0.clone()).collect())), ..Data::default() }
 }
 
 /// Final loss over the training examples, and accuracy over the others.

@@ -51,7 +51,7 @@ impl Layer {
         };
         let tokens = (0..EXAMPLES).flat_map(|i| [i as u32, classes[i] as u32]).collect();
         let starts = (0..8 * EXAMPLES).map(|i| 2 * (i % EXAMPLES) as u32).collect();
-        let data = Data { tokens, starts, examples: Some((EXAMPLES, n, x.clone())), graph: None };
+        let data = Data { tokens, starts, examples: Some((EXAMPLES, n, x.clone())), ..Data::default() };
         let c = context();
         let t = c.block_on(Trainer::new(&c, &Spec::Mlp(vec![n, m]), &options, &data, &Initial::Random)).unwrap();
         Self { t, x: wide(x), classes, m, n }

@@ -9,7 +9,7 @@ use etalon::train::{Data, Frozen, Initial, Method, Options, Schedule, Spec, Sst,
 fn data(name: &str) -> Data {
     let tokens = crate::models::ids(&format!("tiny/{name}/input_ids.npy"));
     let starts = (0..tokens.len()).map(|i| (i * tokens[0].len()) as u32).collect();
-    Data { tokens: tokens.concat(), starts, examples: None, graph: None }
+    Data { tokens: tokens.concat(), starts, ..Data::default() }
 }
 
 fn options(steps: usize) -> Options {

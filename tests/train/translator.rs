@@ -29,17 +29,8 @@ fn borrowed(pairs: &[(Vec<u32>, Vec<u32>)]) -> Vec<(&[u32], &[u32])> {
     pairs.iter().map(|(s, t)| (s.as_slice(), t.as_slice())).collect()
 }
 
-fn options(steps: usize, batch: SentenceBatch) -> Options {
-    Options {
-        steps,
-        rate: 1e-3,
-        schedule: Schedule::Constant,
-        warmup: 0,
-        clip: None,
-        sequences: 1,
-        context: batch.len(),
-        ..Options::default()
-    }
+fn options(steps: usize) -> Options {
+    Options { steps, rate: 1e-3, schedule: Schedule::Constant, warmup: 0, clip: None, ..Options::default() }
 }
 
 fn trainer_in(
@@ -53,8 +44,8 @@ fn trainer_in(
     let starts = (0..batches.len()).map(|i| (i * batch.len()) as u32).collect();
     // The window after the last one: a word of it is asked for.
     let tokens = [batches.concat(), vec![0]].concat();
-    let spec = Spec::Translator(TranslatorSpec { config: c.clone(), geometry, batch });
-    let data = Data { tokens, starts, examples: None, graph: None };
+    let spec = Spec::Translator(TranslatorSpec { config: c.clone(), geometry, batches: vec![batch] });
+    let data = Data { tokens, starts, ..Data::default() };
     let context = context();
     context.block_on(Trainer::new(&context, &spec, o, &data, initial)).unwrap()
 }
@@ -69,7 +60,7 @@ fn tiny(batch: SentenceBatch) -> Trainer {
     let words = batch.words(&borrowed(&pairs), &c, count).unwrap();
     let weights = Safetensors::open(&fixture(&format!("{NAME}/model.safetensors"))).unwrap();
     let named = |tensor: &str, _: usize| Ok(Some(bytemuck::cast_vec(weights.words(tensor)?)));
-    trainer(&c, batch, &options(1, batch), vec![words], &Initial::Named(&named))
+    trainer(&c, batch, &options(1), vec![words], &Initial::Named(&named))
 }
 
 /// Loss and gradients, with batches that are as long as their sentences, and longer ones; some sentences missing.
@@ -115,7 +106,7 @@ fn translators_learn_to_turn_sentences_round() {
     let batches: Vec<_> = (0..20).map(|b| of(16 * b..16 * b + 16)).collect();
     for method in [Method::Full, Method::Sst(Sst { rank: 4, steps: 20, warmup: 3, ..Sst::default() }), Method::Lora { rank: 4, scale: 1.0 }]
     {
-        let o = Options { rate: 1e-2, clip: Some(1.0), dropout: 0.02, method, ..options(240, batch) };
+        let o = Options { rate: 1e-2, clip: Some(1.0), dropout: 0.02, method, ..options(240) };
         let mut t = trainer(&c, batch, &o, batches.clone(), &Initial::Random);
         for _ in 0..240 {
             context.block_on(t.submit_step()).unwrap();
@@ -125,6 +116,56 @@ fn translators_learn_to_turn_sentences_round() {
         // Without order a word of at most five is a guess: 1.3 nats or more.
         assert!(first > 2.0 && last < 1.0, "{}: {first} to {last}", method.name());
     }
+}
+
+/// Batches of a short shape and of a long one give what those of the long one give, whichever steps have them: losses, and what
+/// GaLore projects on.
+#[test]
+fn windows_meet_the_plans_of_their_shapes() {
+    let (context, c) = (context(), config());
+    let shapes = [SentenceBatch { sentences: 5, source: 4, target: 6 }, SentenceBatch { sentences: 3, source: 11, target: 9 }];
+    let sentence = |n: usize, i: usize| [(0..n - 1).map(|k| 4 + ((i * 37 + k * 11) % 500) as u32).collect(), vec![c.eos]].concat();
+    // Three pairs a batch, which either shape holds where they are short.
+    let pairs = |i: usize, most: (usize, usize)| {
+        (0..3).map(|k| (sentence(1 + (i + k) % most.0, i + k), sentence(1 + (i + 2 * k) % most.1, 9 * i + k))).collect::<Vec<_>>()
+    };
+    let batches: Vec<(usize, Vec<_>)> = [0, 1, 1, 0, 0].into_iter().enumerate().map(|(i, s)| (s, pairs(i, [(4, 6), (11, 9)][s]))).collect();
+    let data = |long: bool| {
+        let mut d = Data::default();
+        for (shape, pairs) in &batches {
+            let shape = if long { 1 } else { *shape };
+            d.starts.push(d.tokens.len() as u32);
+            d.shapes.push(shape as u32);
+            d.tokens.extend(shapes[shape].words(&borrowed(pairs), &c, pairs.iter().map(|p| p.1.len()).sum()).unwrap());
+        }
+        d.tokens.push(0);
+        d
+    };
+    let spec = |batches: &[SentenceBatch]| {
+        Spec::Translator(TranslatorSpec { config: c.clone(), geometry: Geometry::Euclidean, batches: batches.to_vec() })
+    };
+    let made = |d: &Data, o: &Options| context.block_on(Trainer::new(&context, &spec(&shapes), o, d, &Initial::Random));
+    for (method, batches) in [(Method::Full, 1), (Method::Full, 2), (Method::Galore { rank: 4, every: 3, scale: 1.0 }, 1)] {
+        let o = Options { method, batches, ..options(8) };
+        let [a, b] = [false, true].map(|long| {
+            let mut t = made(&data(long), &o).unwrap();
+            t.evaluate_on(&data(long), 5).unwrap();
+            (0..8).for_each(|_| context.block_on(t.submit_step()).unwrap());
+            let losses: Vec<f32> = context.block_on(t.reports()).unwrap().iter().map(|s| s.loss).collect();
+            (losses, context.block_on(t.evaluate()).unwrap())
+        });
+        // Sums over rows go in another order where there are more rows; eight steps let that grow.
+        let worst = a.0.iter().zip(&b.0).fold((a.1 - b.1).abs(), |m, (x, y)| m.max((x - y).abs()));
+        assert!(worst <= 2e-3 && a.0[0] > 5.0, "{}: {a:?} and {b:?}", method.name());
+    }
+    let o = options(8);
+    let refused = |d: Data| made(&d, &o).map(drop).unwrap_err().to_string();
+    let good = || data(false);
+    assert!(refused(Data { shapes: vec![0; 3], ..good() }).contains("3 windows where there are 5"));
+    assert!(refused(Data { shapes: vec![2; 5], ..good() }).contains("shape 2 of 2"));
+    let last = good().starts[4] + 1;
+    assert!(refused(Data { starts: vec![0, 0, 0, 0, last], ..good() }).contains("past the end"));
+    assert!(context.block_on(Trainer::new(&context, &spec(&[]), &o, &data(false), &Initial::Random)).is_err());
 }
 
 /// What is written has Hugging Face's names and shapes, and the values that were read.
@@ -170,7 +211,7 @@ fn hyperbolic_translators_follow_their_gradients() {
         .collect();
     let words = batch.words(&borrowed(&pairs), &c, pairs.iter().map(|p| p.1.len()).sum()).unwrap();
     let made = |steps: usize, initial: &Initial<'_>| {
-        let o = Options { rate: 5e-3, rate_rest: Some(2e-3), clip: Some(1.0), ..options(steps, batch) };
+        let o = Options { rate: 5e-3, rate_rest: Some(2e-3), clip: Some(1.0), ..options(steps) };
         trainer_in(Geometry::Lorentz, &c, batch, &o, vec![words.clone()], initial)
     };
     let mut t = made(1, &Initial::Random);
@@ -236,9 +277,9 @@ fn batches_refuse_what_does_not_fit() {
     assert!(words(&[two; 3]).is_err());
     let context = context();
     for batch in [SentenceBatch { sentences: 0, ..batch }, SentenceBatch { source: 0, ..batch }, SentenceBatch { target: 999, ..batch }] {
-        let spec = Spec::Translator(TranslatorSpec { config: c.clone(), geometry: Geometry::Euclidean, batch });
-        let o = Options { context: 8, ..options(1, batch) };
-        let data = Data { tokens: vec![0; 9], starts: vec![0], examples: None, graph: None };
+        let spec = Spec::Translator(TranslatorSpec { config: c.clone(), geometry: Geometry::Euclidean, batches: vec![batch] });
+        let o = options(1);
+        let data = Data { tokens: vec![0; 9], starts: vec![0], ..Data::default() };
         assert!(context.block_on(Trainer::new(&context, &spec, &o, &data, &Initial::Random)).is_err(), "{batch:?}");
     }
 }

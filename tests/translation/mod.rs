@@ -3,8 +3,8 @@
 use crate::kernels::context;
 use crate::models::fixture;
 use etalon::format::{MarianConfig, Npy, NpyData, Safetensors};
-use etalon::train::{Geometry, Initial, Method, Options, SentenceBatch, Spec, Trainer, TranslatorSpec};
-use etalon::translation::{Search, batches, bleu, read_pairs, translate, words};
+use etalon::train::{Data, Geometry, Initial, Method, Options, SentenceBatch, Spec, Trainer, Translating, TranslatorSpec};
+use etalon::translation::{Pair, Search, all_batches, bleu, drawn_batches, read_pairs, shapes_of, translate, words};
 use serde_json::Value;
 
 fn strings(v: &Value) -> Vec<String> {
@@ -59,15 +59,16 @@ fn a_configuration_survives_its_own_form() {
     }
 }
 
-/// The tiny Marian with recorded weights, in batches for so many sentences.
-fn tiny(sentences: usize) -> Trainer {
+/// The tiny Marian with recorded weights, for sentences of up to 24 tokens, with plans for short ones too.
+fn tiny() -> Trainer {
     let (c, context) = (config(), context());
-    let batch = SentenceBatch { sentences, source: 24, target: 18 };
+    let of = |source, target| SentenceBatch { sentences: 1, source, target };
+    let batches = vec![of(9, 5), of(17, 11), of(24, 18)];
     let weights = Safetensors::open(&fixture("tiny/marian-encdec/model.safetensors")).unwrap();
     let named = |tensor: &str, _: usize| Ok(Some(bytemuck::cast_vec(weights.words(tensor)?)));
-    let (data, _) = batches(&[(vec![c.eos], vec![c.eos])], &c, &batch, None).unwrap();
-    let o = Options { method: Method::Full, steps: 1, sequences: 1, context: batch.len(), ..Options::default() };
-    let spec = Spec::Translator(TranslatorSpec { config: c, geometry: Geometry::Euclidean, batch });
+    let data = all_batches(&[(vec![c.eos], vec![c.eos])], &c, &batches).unwrap();
+    let o = Options { method: Method::Full, steps: 1, ..Options::default() };
+    let spec = Spec::Translator(TranslatorSpec { config: c, geometry: Geometry::Euclidean, batches });
     context.block_on(Trainer::new(&context, &spec, &o, &data, &Initial::Named(&named))).unwrap()
 }
 
@@ -90,7 +91,7 @@ fn logits_of_the_tiny_marian_are_those_recorded() {
     let (rows, vocabulary) = (recorded.shape[1], recorded.shape[2]);
     let labels: Vec<Vec<u32>> = integers("labels.npy").iter().map(|r| r.iter().map(|v| (*v).max(1) as u32).collect()).collect();
     let counts: Vec<usize> = integers("labels.npy").iter().map(|r| r.iter().filter(|v| **v != -100).count()).collect();
-    let t = tiny(3).translating(None).unwrap();
+    let mut t = tiny().translating(3).unwrap();
     let sources = sources();
     t.encode(&sources.iter().map(Vec::as_slice).collect::<Vec<_>>()).unwrap();
     for row in 0..rows {
@@ -108,16 +109,15 @@ fn logits_of_the_tiny_marian_are_those_recorded() {
 #[test]
 fn searches_find_what_they_should() {
     let c = context();
-    let trainer = tiny(6);
-    let t = trainer.translating(None).unwrap();
+    let mut t = tiny().translating(6).unwrap();
     let sources = sources();
-    let greedy = c.block_on(translate(&t, &sources, &Search { beams: 1, length_penalty: 1.0 })).unwrap();
+    let greedy = c.block_on(translate(&mut t, &sources, &Search { beams: 1, length_penalty: 1.0 })).unwrap();
     t.encode(&sources.iter().map(Vec::as_slice).collect::<Vec<_>>()).unwrap();
     let log_probability = |row: &[f32], token: u32| {
         let top = row.iter().copied().fold(f32::NEG_INFINITY, f32::max);
         f64::from(row[token as usize] - top) - row.iter().map(|v| f64::from(v - top).exp()).sum::<f64>().ln()
     };
-    let score = |s: usize, tokens: &[u32]| {
+    let score = |t: &Translating, s: usize, tokens: &[u32]| {
         let mut sum = 0.0;
         for i in 0..tokens.len() {
             let prefixes: Vec<&[u32]> = (0..2).map(|k| if k == s { &tokens[..i] } else { &[][..] }).collect();
@@ -136,16 +136,70 @@ fn searches_find_what_they_should() {
     }
     // Sentences one at a time, or together with others: the same translations.
     let wide = Search { beams: 3, length_penalty: 1.0 };
-    let together = c.block_on(translate(&t, &sources, &wide)).unwrap();
+    let together = c.block_on(translate(&mut t, &sources, &wide)).unwrap();
     for (s, source) in sources.iter().enumerate() {
-        let alone = c.block_on(translate(&t, std::slice::from_ref(source), &wide)).unwrap();
+        let alone = c.block_on(translate(&mut t, std::slice::from_ref(source), &wide)).unwrap();
         assert_eq!(alone[0], together[s]);
     }
     t.encode(&sources.iter().map(Vec::as_slice).collect::<Vec<_>>()).unwrap();
     for s in 0..2 {
-        let (beam, one) = (score(s, &together[s]), score(s, &greedy[s]));
+        let (beam, one) = (score(&t, s, &together[s]), score(&t, s, &greedy[s]));
         assert!(beam >= one - 1e-6, "sentence {s}: {beam} with three beams, {one} with one");
     }
     let long = vec![vec![5; 25]];
-    assert!(c.block_on(translate(&t, &long, &wide)).is_err());
+    assert!(c.block_on(translate(&mut t, &long, &wide)).is_err());
+}
+
+/// The pairs that a window holds, and what its targets count.
+fn held(words: &[u32], b: &SentenceBatch) -> (Vec<Pair>, f32) {
+    let (s, t) = (b.sentences * b.source, b.sentences * b.target);
+    let (sources, targets) = (&words[b.len() - 2 * t - s..b.len() - 2 * t], &words[b.len() - t..]);
+    let line = |words: &[u32], i: usize, n: usize| -> Vec<u32> {
+        words[i * n..(i + 1) * n].iter().copied().filter(|w| *w != config().pad && *w != u32::MAX).collect()
+    };
+    let pairs = (0..b.sentences).map(|i| (line(sources, i, b.source), line(targets, i, b.target))).filter(|p| !p.1.is_empty());
+    (pairs.collect(), f32::from_bits(words[b.sentences * etalon::kernel::state::WORDS]))
+}
+
+fn windows(d: &Data, shapes: &[SentenceBatch]) -> Vec<(Vec<Pair>, f32)> {
+    d.starts.iter().zip(&d.shapes).map(|(at, s)| held(&d.tokens[*at as usize..], &shapes[*s as usize])).collect()
+}
+
+#[test]
+fn batches_hold_every_pair_once_an_epoch() {
+    let c = config();
+    let shapes = shapes_of(40, 13);
+    assert_eq!(shapes.iter().map(|s| (s.sentences, s.source, s.target)).collect::<Vec<_>>(), [(5, 8, 8), (3, 13, 13)]);
+    // 41 pairs: of each length some, none alike.
+    let line = |n: usize, i: usize| (0..n).map(|k| 3 + ((i * 13 + k) % 400) as u32).collect::<Vec<u32>>();
+    let pairs: Vec<Pair> = (0..41).map(|i| (line(1 + i % 13, i), line(1 + i * 5 % 13, i))).collect();
+    let sorted = |mut all: Vec<Pair>| {
+        all.sort();
+        all
+    };
+    let once = all_batches(&pairs, &c, &shapes).unwrap();
+    let all = windows(&once, &shapes);
+    let targets: usize = pairs.iter().map(|p| p.1.len()).sum();
+    assert!(all.iter().all(|w| w.1 == 1.0 / targets as f32));
+    let count = all.len();
+    assert_eq!(sorted(all.into_iter().flat_map(|w| w.0).collect()), sorted(pairs.clone()));
+    // Only the last batch has room left.
+    let full = |w: &(Vec<Pair>, f32), s: u32| w.0.len() == shapes[s as usize].sentences;
+    let drawn = drawn_batches(&pairs, &c, &shapes, 7, (3 * count, usize::MAX)).unwrap();
+    let all = windows(&drawn, &shapes);
+    assert_eq!(all.len(), 3 * count);
+    let rest = all.iter().zip(&drawn.shapes).filter(|(w, s)| !full(w, **s)).count();
+    assert!(rest <= 3, "{rest} batches of 3 epochs are not full");
+    assert!(all.iter().all(|w| w.1 == 1.0 / w.0.iter().map(|p| p.1.len()).sum::<usize>() as f32));
+    let epochs: Vec<Pair> = all.into_iter().flat_map(|w| w.0).collect();
+    assert_eq!(sorted(epochs[..41].to_vec()), sorted(pairs.clone()));
+    assert_eq!(sorted(epochs[41..82].to_vec()), sorted(pairs.clone()));
+    assert_ne!(epochs[..41], epochs[41..82]);
+    // The same seed gives the same; so many steps, and no more words than asked for.
+    let again = drawn_batches(&pairs, &c, &shapes, 7, (5, usize::MAX)).unwrap();
+    assert_eq!((again.starts.len(), &again.tokens[..99]), (5, &drawn.tokens[..99]));
+    let few = drawn_batches(&pairs, &c, &shapes, 7, (50, 1000)).unwrap();
+    assert!(few.tokens.len() <= 1000 && (1..50).contains(&few.starts.len()), "{} words", few.tokens.len());
+    assert!(all_batches(&[], &c, &shapes).is_err() && drawn_batches(&[], &c, &shapes, 0, (1, 1)).is_err());
+    assert!(all_batches(&[(vec![5; 14], vec![5])], &c, &shapes).is_err());
 }

@@ -79,7 +79,7 @@ fn trainer(context: &Context, spec: &Spec, what: &What<'_>, method: Method, rate
     let mut random = Random::new(0, 0);
     let tokens = (0..8 * rows + 1).map(|_| (random.uniform() * VOCABULARY as f64) as u32).collect();
     let starts = (0..o.steps * o.sequences).map(|i| (i % 7 * rows) as u32).collect();
-    let data = Data { tokens, starts, examples: None, graph: None };
+    let data = Data { tokens, starts, ..Data::default() };
     Ok(context.block_on(Trainer::new(context, spec, &o, &data, &Initial::Random))?)
 }
 

@@ -4,6 +4,8 @@
 mod ablation;
 mod report;
 
+pub(crate) use report::closure;
+
 use super::options::{MethodArgs, MethodName, RunArgs};
 use super::{Prepared, SourceArgs, WatchArgs, watch};
 use crate::common::{Global, open_device, print, print_json};
@@ -18,7 +20,10 @@ use serde_json::{Value, json};
 use std::path::{Path, PathBuf};
 
 #[derive(clap::Args)]
+#[command(args_conflicts_with_subcommands = true, subcommand_negates_reqs = true)]
 pub(crate) struct Args {
+    #[command(subcommand)]
+    other: Option<Other>,
     #[command(flatten)]
     source: SourceArgs,
     /// Methods, separated by commas. Full rank comes first where it is among them: the best rate found for its embeddings, norms and
@@ -60,8 +65,17 @@ pub(crate) struct Args {
     #[arg(long, default_value_t = 2)]
     extend: usize,
     /// Folder of the comparison: `results/` holds a JSON file for each finished run
-    #[arg(long, value_name = "DIR")]
-    out: PathBuf,
+    #[arg(long, value_name = "DIR", required = true)]
+    out: Option<PathBuf>,
+}
+
+/// What is compared on other data than text.
+#[derive(clap::Subcommand)]
+enum Other {
+    /// Networks for the nodes or links of a graph, as `etalon graph` does
+    Graph(Box<crate::graph::Args>),
+    /// Translators, as `etalon translate train` does
+    Translate(Box<crate::translate::train::Args>),
 }
 
 /// One way of training: a method with its own options, without a rate.
@@ -84,36 +98,46 @@ impl Way {
 struct Comparison<'a> {
     context: Context,
     args: &'a Args,
+    out: &'a Path,
     prepared: Prepared,
 }
 
 pub(crate) fn run(g: &Global, args: &Args) -> Result<()> {
+    match (&args.other, &args.out) {
+        (Some(Other::Graph(a)), _) => crate::graph::run(g, a),
+        (Some(Other::Translate(a)), _) => crate::translate::train::run(g, a),
+        (None, Some(out)) => on_text(g, args, out),
+        (None, None) => bail!("--out: a folder for the comparison"),
+    }
+}
+
+fn on_text(g: &Global, args: &Args, out: &Path) -> Result<()> {
     let like = args.like.as_ref().map(|folder| chosen(folder)).transpose()?;
     let context = open_device(g)?;
     let prepared = args.source.prepare(args.run.context())?;
     for folder in ["runs", "results"] {
-        let path = args.out.join(folder);
+        let path = out.join(folder);
         std::fs::create_dir_all(&path).with_context(|| path.display().to_string())?;
     }
-    same_data(&prepared, &args.out)?;
-    let c = Comparison { context, args, prepared };
+    same_data(&prepared, out)?;
+    let c = Comparison { context, args, out, prepared };
     let mut found = Vec::new();
     match like {
         Some(chosen) => {
             for (way, rate) in chosen {
                 found.push(c.seeds(&way, rate, Vec::new())?);
-                report::write(&args.out, &found)?;
+                report::write(out, &found)?;
             }
         }
         None if args.ablate => {
             for way in ablation::ways(&args.of_method, args.run.lr_rest()) {
                 found.push(c.ablated(&way)?);
-                report::write(&args.out, &found)?;
+                report::write(out, &found)?;
             }
         }
         None => c.methods(&mut found)?,
     }
-    let text = report::write(&args.out, &found)?;
+    let text = report::write(out, &found)?;
     if g.json { print_json(&report::json(&found)) } else { print(&text) }
 }
 
@@ -170,7 +194,7 @@ impl Comparison<'_> {
             let mut f = self.seeds(&way, rate, vec![first])?;
             f.swept = swept;
             found.push(f);
-            report::write(&self.args.out, found)?;
+            report::write(self.out, found)?;
         }
         Ok(())
     }
@@ -250,8 +274,8 @@ impl Comparison<'_> {
     /// A run, or what it gave when it was done before.
     fn one(&self, way: &Way, rate: f64, seed: u64) -> Result<Outcome> {
         let name = format!("{} rate {rate} seed {seed}", way.name).replace(' ', "-");
-        let kept = self.args.out.join("results").join(format!("{name}.json"));
-        let folder = self.args.out.join("runs").join(&name);
+        let kept = self.out.join("results").join(format!("{name}.json"));
+        let folder = self.out.join("runs").join(&name);
         let options = Options { rate, rate_rest: way.rest, seed, sgd: way.sgd, ..self.args.run.options(way.method)? };
         let settings = self.args.watch.settings(options);
         if kept.exists() {

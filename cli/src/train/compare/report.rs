@@ -116,7 +116,7 @@ fn spread(values: impl Iterator<Item = f64>) -> (f64, f64) {
 }
 
 /// The part of the gap between the better of LoRA and ReLoRA and full rank that SST closes, at most 1; `None` without a gap.
-fn closure(full: f64, low: f64, sst: f64) -> Option<f64> {
+pub(crate) fn closure(full: f64, low: f64, sst: f64) -> Option<f64> {
     (low > full).then(|| ((low - sst) / (low - full)).min(1.0))
 }
 
