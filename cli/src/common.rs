@@ -117,11 +117,9 @@ pub(crate) fn load(g: &Global, model: &str) -> Result<Loaded> {
     load_checkpoint(&context, &checkpoint, Model::load)
 }
 
-/// The same with weights that may be changed; and its files.
-pub(crate) fn load_open(g: &Global, model: &str) -> Result<(Loaded, Checkpoint)> {
-    let checkpoint = open_checkpoint(model)?;
-    let context = open_device(g)?;
-    Ok((load_checkpoint(&context, &checkpoint, Model::load_open)?, checkpoint))
+/// The same with weights that may be changed.
+pub(crate) fn load_open(g: &Global, checkpoint: &Checkpoint) -> Result<Loaded> {
+    load_checkpoint(&open_device(g)?, checkpoint, Model::load_open)
 }
 
 /// What shows on a bar how many of how many are done.

@@ -148,5 +148,14 @@ fn config(c: &Config) -> Vec<(&'static str, Value)> {
             ("token types", json!(c.type_vocab)),
             ("head", json!(format!("{:?}", c.head))),
         ],
+        Config::Translator { config: c, hyperbolic } => vec![
+            ("family", json!(if *hyperbolic { "hyperbolic translator" } else { "Marian" })),
+            ("layers", json!(format!("{} + {}", c.encoder_layers, c.decoder_layers))),
+            ("hidden", json!(c.hidden)),
+            ("intermediate", json!(format!("{}, {}", c.encoder_ffn, c.decoder_ffn))),
+            ("heads", json!(format!("{}, {}", c.encoder_heads, c.decoder_heads))),
+            ("vocabulary", json!(c.vocab)),
+            ("positions", json!(c.max_positions)),
+        ],
     }
 }

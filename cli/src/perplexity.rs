@@ -185,7 +185,7 @@ fn bos(model: &Model) -> Result<u32> {
     let of_config = match model.config() {
         etalon::format::Config::Llama(c) => c.bos,
         etalon::format::Config::Opt(c) => c.bos,
-        etalon::format::Config::Bert(_) => None,
+        etalon::format::Config::Bert(_) | etalon::format::Config::Translator { .. } => None,
     };
     let of_tokenizer = model.tokenizer().ok().and_then(|t| t.bos);
     of_tokenizer.or(of_config).context("the model names no BOS token: leave --bos out")

@@ -78,6 +78,23 @@ fn translators_are_trained_kept_and_run() {
         "2",
     ]));
     assert_eq!(lines, fs::read_to_string(model.join("test.de")).unwrap());
+    // The same model in fewer bits translates too.
+    let small = dir.join("small");
+    let mut quantize =
+        etalon(&["quantize", "--model", text(&model), "--out", text(&small), "--bpw", "5", "--granularity", "row", "--refine", "1"]);
+    quantize.args(["--calibration", text(&data.join("valid.en")), "--targets", text(&data.join("valid.de"))]);
+    quantize.args(["--check", text(&data.join("test.en")), "--check-targets", text(&data.join("test.de"))]);
+    let told = succeed(quantize);
+    assert!(
+        told.contains("bits per linear weight") && told.contains("0 qkv") && told.contains("1 cross-kv") && told.contains("--check"),
+        "{told}"
+    );
+    let report: Value = serde_json::from_slice(&fs::read(small.join("report.json")).unwrap()).unwrap();
+    assert!(report["bits_per_weight"].as_f64().unwrap() <= 5.0 && report["loss_after"].is_f64(), "{report}");
+    let few = succeed(etalon(&["translate", "run", "--model", text(&small), "--text", text(&data.join("test.en")), "--longest", "16"]));
+    assert_eq!(few.lines().count(), lines.lines().count());
+    let blind = ["quantize", "--model", text(&model), "--out", text(&small), "--bpw", "5", "--calibration", text(&data.join("valid.en"))];
+    assert!(fail(etalon(&blind)).contains("--targets"));
     let file = dir.join("lines.de");
     fs::write(&file, &lines).unwrap();
     let reference = data.join("test.de");

@@ -2,9 +2,10 @@
 
 use super::round::Codes;
 use super::score::{Scores, UnitScore, WIDTHS};
+use super::subject::{Subject, Weights};
 use super::{HALF, Unit, fingerprint, on_all, units};
 use crate::format::{Checkpoint, Config};
-use crate::model::{Linear, Model, Probe};
+use crate::model::Linear;
 use crate::quant::allocate::{self, Allocation, Choice};
 use crate::quant::round::{Granularity, Spec};
 use crate::train::random::Random;
@@ -270,7 +271,7 @@ fn in_order(items: &[allocate::Unit], order: &[usize], room: u64) -> Result<Allo
 }
 
 /// Overwrites linear weights on the device by the values of their codes; [`restore`] takes it back.
-fn set(model: &Model, checkpoint: &Checkpoint, codes: &Codes, members: &[(&Linear, u32)]) -> Result<()> {
+fn set(model: &impl Weights, checkpoint: &Checkpoint, codes: &Codes, members: &[(&Linear, u32)]) -> Result<()> {
     // Some at a time, so that a large model is not in memory twice.
     for part in members.chunks(16) {
         let values = on_all(part, |(l, bits)| codes.values(checkpoint, l, *bits))?;
@@ -279,11 +280,11 @@ fn set(model: &Model, checkpoint: &Checkpoint, codes: &Codes, members: &[(&Linea
     Ok(())
 }
 
-/// Gives a model that came from [`Model::load_open`] its own weights again.
+/// Gives a model its own weights again.
 ///
 /// # Errors
 /// What the device reports.
-pub fn restore(model: &Model, checkpoint: &Checkpoint) -> Result<()> {
+pub fn restore(model: &impl Weights, checkpoint: &Checkpoint) -> Result<()> {
     let all = crate::model::linears(&checkpoint.config);
     set(model, checkpoint, &Codes::Nearest(Spec::default()), &all.iter().map(|l| (l, HALF)).collect::<Vec<_>>())
 }
@@ -291,11 +292,11 @@ pub fn restore(model: &Model, checkpoint: &Checkpoint) -> Result<()> {
 /// The loss of a choice as a whole, measured; the model has its own weights again afterwards.
 ///
 /// # Errors
-/// As [`Probe::measure`].
-pub async fn joint(probe: &Probe, checkpoint: &Checkpoint, codes: &Codes, chosen: &Chosen) -> Result<crate::model::Loss> {
-    set(probe.model(), checkpoint, codes, &chosen.members().collect::<Vec<_>>())?;
-    let loss = probe.measure(0).await;
-    restore(probe.model(), checkpoint)?;
+/// As [`Subject::measure`].
+pub async fn joint(subject: &impl Subject, checkpoint: &Checkpoint, codes: &Codes, chosen: &Chosen) -> Result<crate::model::Loss> {
+    set(subject, checkpoint, codes, &chosen.members().collect::<Vec<_>>())?;
+    let loss = subject.measure(0).await;
+    restore(subject, checkpoint)?;
     loss
 }
 
@@ -322,27 +323,27 @@ const PROMISES: [f64; 6] = [0.0, 0.005, 0.01, 0.02, 0.04, 0.08];
 /// # Errors
 /// As [`choose`] and [`joint`]; [`Error::Request`] without a choice to begin with.
 pub async fn refine(
-    probe: &Probe,
+    subject: &impl Subject,
     checkpoint: &Checkpoint,
     codes: &Codes,
     starts: &[Chosen],
     (widths, keep, rounds): (&[u32], &Allowed<'_>, usize),
 ) -> Result<Refined> {
-    let search = Refinement { probe, checkpoint, codes, widths, keep };
+    let search = Refinement { subject, checkpoint, codes, widths, keep };
     let found = search.run(starts, rounds).await;
-    restore(probe.model(), checkpoint)?;
+    restore(subject, checkpoint)?;
     found
 }
 
-struct Refinement<'a> {
-    probe: &'a Probe,
+struct Refinement<'a, S> {
+    subject: &'a S,
     checkpoint: &'a Checkpoint,
     codes: &'a Codes,
     widths: &'a [u32],
     keep: &'a Allowed<'a>,
 }
 
-impl Refinement<'_> {
+impl<S: Subject> Refinement<'_, S> {
     async fn run(&self, starts: &[Chosen], rounds: usize) -> Result<Refined> {
         let (mut before, mut best) = (Vec::new(), None);
         for start in starts {
@@ -356,7 +357,7 @@ impl Refinement<'_> {
         let counted = |c: &Chosen| c.units.iter().zip(&c.bits).map(|(u, b)| cost(u, self.codes.spec(), *b, c.metadata)).sum::<u64>();
         let (room, mut measured) = (starts.iter().map(counted).max().unwrap_or(0), before.len());
         for _ in 0..rounds {
-            set(self.probe.model(), self.checkpoint, self.codes, &chosen.members().collect::<Vec<_>>())?;
+            set(self.subject, self.checkpoint, self.codes, &chosen.members().collect::<Vec<_>>())?;
             let (items, runs) = self.neighbours(&chosen, loss).await?;
             measured += runs;
             let mut tried = vec![chosen.bits.clone()];
@@ -387,8 +388,8 @@ impl Refinement<'_> {
 
     /// Of a choice as a whole, which the model then has.
     async fn loss(&self, chosen: &Chosen) -> Result<f64> {
-        set(self.probe.model(), self.checkpoint, self.codes, &chosen.members().collect::<Vec<_>>())?;
-        Ok(self.probe.measure(0).await?.change)
+        set(self.subject, self.checkpoint, self.codes, &chosen.members().collect::<Vec<_>>())?;
+        Ok(self.subject.measure(0).await?.change)
     }
 
     /// For each unit its width and the next ones, with what the model loses then; and the runs that took.
@@ -403,9 +404,9 @@ impl Refinement<'_> {
                 let mut found = loss;
                 if w != bits {
                     let members = |w: u32| u.linears.iter().map(|l| (l, w)).collect::<Vec<_>>();
-                    set(self.probe.model(), self.checkpoint, self.codes, &members(*w))?;
-                    found = self.probe.measure(0).await?.change;
-                    set(self.probe.model(), self.checkpoint, self.codes, &members(*bits))?;
+                    set(self.subject, self.checkpoint, self.codes, &members(*w))?;
+                    found = self.subject.measure(0).await?.change;
+                    set(self.subject, self.checkpoint, self.codes, &members(*bits))?;
                     runs += 1;
                 }
                 choices.push(Choice { bits: *w, cost: cost(u, self.codes.spec(), *w, chosen.metadata), loss: found });

@@ -19,7 +19,7 @@ const SHORTEST: usize = 2;
 /// [`Error::Request`] for a model that cannot be trained here, or without a text of two tokens; what the checkpoint lacks; [`Error::OutOfMemory`]: besides
 /// the model it takes what training of all its weights would.
 pub async fn fisher(context: &Context, checkpoint: &Checkpoint, texts: &[&[u32]]) -> Result<BTreeMap<String, Vec<f32>>> {
-    if matches!(checkpoint.config, Config::Bert(_)) {
+    if matches!(checkpoint.config, Config::Bert(_) | Config::Translator { .. }) {
         return Err(Error::Request("gradients of a likelihood need a decoder: take another score".into()));
     }
     let mut by_length: BTreeMap<usize, Vec<&[u32]>> = BTreeMap::new();

@@ -3,6 +3,7 @@
 use super::gradient::fisher;
 use super::round::Codes;
 use super::score::{Metric, Options, Score, Scores, UnitScore};
+use super::subject::Subject;
 use super::{Unit, UnitKind, on_all, units, weights};
 use crate::format::Checkpoint;
 use crate::model::{Loss, Probe, Site};
@@ -18,9 +19,9 @@ use std::sync::Arc;
 /// Measures the units that `scores` has not yet. After each one `tell` is called, to save what there is or show it; false stops.
 ///
 /// # Errors
-/// As [`Probe::measure`]; what `tell` fails with. The model's weights are as they were, but for a device that was lost.
+/// As [`Subject::measure`]; [`Error::Request`] for a score that looks into layers where the subject has no [`Subject::probe`]; what `tell` fails with. The model's weights are as they were, but for a device that was lost.
 pub async fn measure(
-    (probe, checkpoint, codes): (&Probe, &Checkpoint, &Codes),
+    (subject, checkpoint, codes): (&impl Subject, &Checkpoint, &Codes),
     scores: &mut Scores,
     tell: &mut dyn FnMut(&Scores) -> Result<bool>,
 ) -> Result<()> {
@@ -29,14 +30,22 @@ pub async fn measure(
     }
     let base = match scores.options.metric {
         Metric::Change => 0.0,
-        Metric::Likelihood => likelihood(&probe.measure(0).await?)?,
+        Metric::Likelihood => likelihood(&subject.measure(0).await?)?,
     };
     let units = units(&checkpoint.config, scores.options.unit);
-    let mut job =
-        Job { probe, checkpoint, codes, options: scores.options.clone(), base, moments: None, blocks: Vec::new(), fisher: BTreeMap::new() };
+    let mut job = Job {
+        subject,
+        checkpoint,
+        codes,
+        options: scores.options.clone(),
+        base,
+        moments: None,
+        blocks: Vec::new(),
+        fisher: BTreeMap::new(),
+    };
     if scores.options.score == Score::Gradient {
-        let texts: Vec<&[u32]> = probe.texts().collect();
-        job.fisher = fisher(probe.model().context(), checkpoint, &texts).await?;
+        let texts: Vec<&[u32]> = job.probe()?.texts().collect();
+        job.fisher = fisher(job.probe()?.model().context(), checkpoint, &texts).await?;
     }
     if let Score::Correlation { .. } = scores.options.score {
         let (blocks, chance) = job.correlations().await?;
@@ -62,8 +71,8 @@ fn likelihood(loss: &Loss) -> Result<f64> {
     loss.nll.ok_or_else(|| Error::Request("likelihoods need a decoder and texts of two tokens or more".into()))
 }
 
-struct Job<'a> {
-    probe: &'a Probe,
+struct Job<'a, S> {
+    subject: &'a S,
     checkpoint: &'a Checkpoint,
     codes: &'a Codes,
     options: Options,
@@ -77,7 +86,14 @@ struct Job<'a> {
     fisher: BTreeMap<String, Vec<f32>>,
 }
 
-impl Job<'_> {
+impl<S: Subject> Job<'_, S> {
+    fn probe(&self) -> Result<&Probe> {
+        let advice = "take `kl`, `pmpq` or `tdmpq`";
+        self.subject
+            .probe()
+            .ok_or_else(|| Error::Request(format!("this score looks into layers, which a translator does not show: {advice}")))
+    }
+
     async fn unit(&mut self, unit: &Unit, number: u64) -> Result<UnitScore> {
         let before = unit.linears.iter().map(|l| weights(self.checkpoint, l)).collect::<Result<Vec<_>>>()?;
         let (score, losses) = match self.options.score.clone() {
@@ -126,10 +142,9 @@ impl Job<'_> {
 
     /// The loss with other weights in the unit, which has its own again afterwards.
     async fn with(&self, unit: &Unit, before: &[Vec<f32>], after: &[Vec<f32>]) -> Result<f64> {
-        let model = self.probe.model();
-        let set = |values: &[Vec<f32>]| unit.linears.iter().zip(values).try_for_each(|(l, w)| model.set_weight(&l.name, w));
+        let set = |values: &[Vec<f32>]| unit.linears.iter().zip(values).try_for_each(|(l, w)| self.subject.set_weight(&l.name, w));
         let found = match set(after) {
-            Ok(()) => self.probe.measure(unit.block).await,
+            Ok(()) => self.subject.measure(unit.block).await,
             Err(e) => Err(e),
         };
         set(before)?;
@@ -183,7 +198,7 @@ impl Job<'_> {
         if let Some((_, known)) = self.moments.as_ref().filter(|(of, _)| *of == block) {
             return Ok(known.clone());
         }
-        let found = Arc::new(self.probe.hessians(block).await?);
+        let found = Arc::new(self.probe()?.hessians(block).await?);
         self.moments = Some((block, found.clone()));
         Ok(found)
     }
@@ -272,7 +287,7 @@ impl Job<'_> {
                     let mut random = Random::new(self.options.seed, stream);
                     (0..cols).map(|_| (sign * deviation * random.normal()) as f32).collect()
                 };
-                losses.push(self.metric(&self.probe.disturbed(block, site, &noise).await?)?);
+                losses.push(self.metric(&self.probe()?.disturbed(block, site, &noise).await?)?);
             }
         }
         Ok(losses)
@@ -282,10 +297,10 @@ impl Job<'_> {
     async fn correlations(&self) -> Result<(Vec<f64>, f64)> {
         let Score::Correlation { measure, scope, components, corrected } = self.options.score else { return Ok((Vec::new(), 0.0)) };
         let blocks = units(&self.checkpoint.config, UnitKind::Block).len();
-        let width = self.probe.model().dimensions().hidden;
+        let width = self.probe()?.model().dimensions().hidden;
         let mut layers = Vec::new();
         for i in 0..=blocks {
-            let all = Samples::new(&self.probe.hidden(i, true).await?, width)?;
+            let all = Samples::new(&self.probe()?.hidden(i, true).await?, width)?;
             // The released code compares whole layers by the first correlation.
             layers.push(if measure == Similarity::First { all } else { all.principal(components, 0.99) });
         }

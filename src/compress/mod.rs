@@ -1,5 +1,5 @@
 //! Mixed precision, from a model to a file: how sensitive each part is ([`mod@score`], found by [`mod@measure`]), how many bits it gets within a budget ([`choose`]),
-//! rounding ([`round`]) and writing it ([`pack`], [`gguf`]).
+//! rounding ([`round`]) and writing it ([`pack`], [`gguf`]). A model of one stack is looked into layer by layer; a [`translator`] is asked for its loss.
 //!
 //! The three scores of CPTQuant (arXiv 2412.03599) are here, made well defined: correlation between layers (CMPQ), pruning (PMPQ),
 //! and Taylor expansion by noise (TDMPQ); and what they stand for, the loss itself, measured for each part and width. All are brought to
@@ -12,6 +12,8 @@ pub mod measure;
 pub mod pack;
 pub mod round;
 pub mod score;
+pub mod subject;
+pub mod translator;
 
 use crate::format::{Checkpoint, Config, RopePairing};
 use crate::model::{Linear, Site, linears};
@@ -52,7 +54,9 @@ impl Unit {
 
     /// The sites that its members stand at.
     pub fn sites(&self) -> Vec<Site> {
-        Site::ALL.into_iter().filter(|s| self.linears.iter().any(|l| l.site == *s)).collect()
+        let mut all: Vec<Site> = self.linears.iter().map(|l| l.site).collect();
+        all.dedup();
+        all
     }
 }
 

@@ -48,7 +48,7 @@ pub fn beside(c: &Checkpoint, how: &Beside) -> Result<(u64, u64)> {
         bits += match shape[..] {
             [rows, cols] => match how.embeddings.filter(|_| embeds(&name)) {
                 Some(spec) => spec.stored_bits(rows, cols),
-                None => n * if how.half { 16 } else { 32 },
+                None => n * if how.half && !exact(&name) { 16 } else { 32 },
             },
             _ => 32 * n,
         };
@@ -79,13 +79,21 @@ fn shape_of(c: &Checkpoint, name: &str) -> Vec<usize> {
         Config::Llama(l) => (l.vocab, l.hidden),
         Config::Opt(o) => (o.vocab, o.word_embed_proj_dim),
         Config::Bert(b) => (b.vocab, b.hidden),
+        Config::Translator { config, .. } => (config.vocab, config.hidden),
     };
     if embeds(name) { vec![vocabulary, width] } else { Vec::new() }
 }
 
 /// True for the tables of tokens, and the heads that are their mirror.
 fn embeds(name: &str) -> bool {
-    ["embed_tokens.weight", "word_embeddings.weight", "lm_head.weight", "predictions.decoder.weight"].iter().any(|s| name.ends_with(s))
+    ["embed_tokens.weight", "word_embeddings.weight", "lm_head.weight", "predictions.decoder.weight", "shared.weight"]
+        .iter()
+        .any(|s| name.ends_with(s))
+}
+
+/// True for tables of points: half precision would take them off the manifold.
+fn exact(name: &str) -> bool {
+    name.ends_with(".points")
 }
 
 /// Writes `model.safetensors`, `config.json`, and the tokenizer's files into a folder, which is made. Each file appears when it is complete,
@@ -120,7 +128,7 @@ pub fn write(c: &Checkpoint, rounded: &Rounded, how: &Beside, folder: &Path) -> 
         let form = match shape[..] {
             [rows, cols] => match how.embeddings.filter(|_| embeds(&name)) {
                 Some(spec) => Form::Codes(nearest(&c.matrix(&name, rows, cols)?.into_f32(), rows, cols, &spec)?),
-                None if how.half => Form::Half,
+                None if how.half && !exact(&name) => Form::Half,
                 None => Form::Single,
             },
             [_] => Form::Single,

@@ -313,7 +313,7 @@ impl Checkpoint {
         let bos = match &self.config {
             Config::Llama(c) => c.bos,
             Config::Opt(c) => c.bos,
-            Config::Bert(_) => None,
+            Config::Bert(_) | Config::Translator { .. } => None,
         };
         let named = |token: &Option<String>| token.as_ref().and_then(|token| tokenizer.id(token));
         let (named_bos, named_eos) = (named(&self.bos), named(&self.eos));

@@ -2,6 +2,7 @@
 
 use serde_json::{Map, Value as Json, json};
 
+use super::config_marian::{HYPERBOLIC, MarianConfig};
 use super::gguf::Gguf;
 use crate::error::{Error, Result};
 
@@ -19,6 +20,13 @@ pub enum Config {
     Opt(OptConfig),
     /// BERT.
     Bert(BertConfig),
+    /// An encoder-decoder built like Marian's, or its hyperbolic twin.
+    Translator {
+        /// Its sizes.
+        config: MarianConfig,
+        /// Its values are points of the Lorentz model; only etalon reads it.
+        hyperbolic: bool,
+    },
 }
 
 /// An activation function.
@@ -194,7 +202,8 @@ impl Config {
             "mistral" if map.get("sliding_window").is_some_and(Json::is_null) => Ok(Self::Llama(llama(&fields)?)),
             "opt" => Ok(Self::Opt(opt(&fields)?)),
             "bert" => Ok(Self::Bert(bert(&fields)?)),
-            _ => Err(fields.unsupported("model_type", kind, "models of type llama, opt and bert can be read")),
+            "marian" | HYPERBOLIC => Ok(Self::Translator { config: MarianConfig::read(&fields)?, hyperbolic: kind == HYPERBOLIC }),
+            _ => Err(fields.unsupported("model_type", kind, "models of type llama, opt, bert and marian can be read")),
         }
     }
 
@@ -216,6 +225,7 @@ impl Config {
             Self::Llama(c) => c.vocab,
             Self::Opt(c) => c.vocab,
             Self::Bert(c) => c.vocab,
+            Self::Translator { config, .. } => config.vocab,
         }
     }
 
@@ -225,6 +235,7 @@ impl Config {
             Self::Llama(c) => &c.eos,
             Self::Opt(c) => &c.eos,
             Self::Bert(_) => &[],
+            Self::Translator { config, .. } => std::slice::from_ref(&config.eos),
         }
     }
 }

@@ -4,6 +4,9 @@ use super::config::{Activation, Fields, MAX_LAYERS, MAX_ROWS, MAX_WIDTH};
 use crate::{Error, Result};
 use serde_json::json;
 
+/// `model_type` of a translator whose values are points of the Lorentz model: other programs must not take it for a Marian.
+pub(super) const HYPERBOLIC: &str = "etalon-hyperbolic-translator";
+
 /// An encoder-decoder transformer built like Marian's: norms after each branch, sinusoidal positions, one embedding for both languages and
 /// the output layer.
 #[derive(Debug, Clone, PartialEq)]
@@ -52,6 +55,11 @@ impl MarianConfig {
             Some("marian") => {}
             other => return Err(f.unsupported("model_type", other.unwrap_or("none"), "an encoder-decoder of type marian is wanted")),
         }
+        Self::read(&f)
+    }
+
+    /// The same, whatever type it says it is of.
+    pub(super) fn read(f: &Fields<'_>) -> Result<Self> {
         for (field, wanted) in [("share_encoder_decoder_embeddings", true), ("tie_word_embeddings", true)] {
             if f.bool(field, true)? != wanted {
                 return Err(f.unsupported(field, "false", "one embedding for both languages and the output layer is known"));
@@ -85,15 +93,16 @@ impl MarianConfig {
         })
     }
 
-    /// The same as Hugging Face writes it.
-    pub fn to_json(&self) -> String {
+    /// The same as Hugging Face writes it; of a hyperbolic translator with a type of its own.
+    pub fn to_json(&self, hyperbolic: bool) -> String {
+        let (kind, class) = if hyperbolic { (HYPERBOLIC, "EtalonHyperbolicMT") } else { ("marian", "MarianMTModel") };
         let activation = match self.activation {
             Activation::Relu => "relu",
             Activation::Gelu => "gelu",
             Activation::GeluTanh => "gelu_new",
         };
         json!({
-            "model_type": "marian", "architectures": ["MarianMTModel"], "vocab_size": self.vocab, "decoder_vocab_size": self.vocab,
+            "model_type": kind, "architectures": [class], "vocab_size": self.vocab, "decoder_vocab_size": self.vocab,
             "d_model": self.hidden, "encoder_layers": self.encoder_layers, "decoder_layers": self.decoder_layers,
             "num_hidden_layers": self.encoder_layers, "encoder_attention_heads": self.encoder_heads,
             "decoder_attention_heads": self.decoder_heads, "encoder_ffn_dim": self.encoder_ffn, "decoder_ffn_dim": self.decoder_ffn,

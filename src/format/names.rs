@@ -52,6 +52,7 @@ pub(super) fn normalise(config: &Config, name: &str) -> String {
             let name = name.strip_prefix("model.").unwrap_or(name);
             format!("model.decoder.{}", name.strip_prefix("decoder.").unwrap_or(name))
         }
+        Config::Translator { .. } => name.into(),
         Config::Bert(_) => {
             let name = name.strip_prefix("bert.").unwrap_or(name);
             // Files converted from TensorFlow have these names.

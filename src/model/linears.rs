@@ -1,6 +1,6 @@
 //! The linear layers of a model: what they are called, their shapes, and what they read.
 
-use crate::format::{BertConfig, Config, LlamaConfig, OptConfig};
+use crate::format::{BertConfig, Config, LlamaConfig, MarianConfig, OptConfig};
 
 /// A place in a layer whose linear layers read the same: where they are fused, they need one format.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -13,19 +13,28 @@ pub enum Site {
     Up,
     /// Out of the feed-forward layer.
     Down,
+    /// In a translator's decoder, queries to the encoder's output.
+    CrossQuery,
+    /// Keys and values of it.
+    CrossKeys,
+    /// The output of that attention.
+    CrossOutput,
 }
 
 impl Site {
-    /// All of a layer, in the order of its work.
+    /// All of a layer of a model of one stack, in the order of its work.
     pub const ALL: [Self; 4] = [Self::Qkv, Self::Output, Self::Up, Self::Down];
 
-    /// A short name: `qkv`, `output`, `up`, `down`.
+    /// A short name: `qkv`, `output`, `up`, `down`, `cross-q`, `cross-kv`, `cross-output`.
     pub fn name(self) -> &'static str {
         match self {
             Self::Qkv => "qkv",
             Self::Output => "output",
             Self::Up => "up",
             Self::Down => "down",
+            Self::CrossQuery => "cross-q",
+            Self::CrossKeys => "cross-kv",
+            Self::CrossOutput => "cross-output",
         }
     }
 }
@@ -63,14 +72,16 @@ pub fn linears(config: &Config) -> Vec<Linear> {
         Config::Llama(c) => c.layers,
         Config::Opt(c) => c.layers,
         Config::Bert(c) => c.layers,
+        Config::Translator { config: c, .. } => c.encoder_layers + c.decoder_layers,
     };
     let of_block = |block| {
-        let sites = match config {
-            Config::Llama(c) => llama(c, block),
-            Config::Opt(c) => opt(c, block),
-            Config::Bert(c) => bert(c, block),
+        let sites: Vec<(Site, Parts)> = match config {
+            Config::Llama(c) => Site::ALL.into_iter().zip(llama(c, block)).collect(),
+            Config::Opt(c) => Site::ALL.into_iter().zip(opt(c, block)).collect(),
+            Config::Bert(c) => Site::ALL.into_iter().zip(bert(c, block)).collect(),
+            Config::Translator { config, .. } => translator(config, block),
         };
-        Site::ALL.into_iter().zip(sites).flat_map(move |(site, s)| {
+        sites.into_iter().flat_map(move |(site, s)| {
             let cols = s.cols;
             s.parts.into_iter().map(move |(name, rows)| Linear { name: format!("{name}.weight"), rows, cols, block, site })
         })
@@ -119,4 +130,25 @@ pub(crate) fn bert(c: &BertConfig, block: usize) -> [Parts; 4] {
         parts(&prefix, &[("intermediate.dense", c.intermediate)], d),
         parts(&prefix, &[("output.dense", d)], c.intermediate),
     ]
+}
+
+/// Those of a layer of a translator, the encoder's first.
+fn translator(c: &MarianConfig, block: usize) -> Vec<(Site, Parts)> {
+    let d = c.hidden;
+    let (prefix, ffn, crosses) = match block.checked_sub(c.encoder_layers) {
+        None => (format!("model.encoder.layers.{block}"), c.encoder_ffn, false),
+        Some(block) => (format!("model.decoder.layers.{block}"), c.decoder_ffn, true),
+    };
+    let square = |names: &[&str]| parts(&prefix, &names.iter().map(|n| (*n, d)).collect::<Vec<_>>(), d);
+    let own = [
+        (Site::Qkv, square(&["self_attn.q_proj", "self_attn.k_proj", "self_attn.v_proj"])),
+        (Site::Output, square(&["self_attn.out_proj"])),
+    ];
+    let cross = [
+        (Site::CrossQuery, square(&["encoder_attn.q_proj"])),
+        (Site::CrossKeys, square(&["encoder_attn.k_proj", "encoder_attn.v_proj"])),
+        (Site::CrossOutput, square(&["encoder_attn.out_proj"])),
+    ];
+    let forward = [(Site::Up, parts(&prefix, &[("fc1", ffn)], d)), (Site::Down, parts(&prefix, &[("fc2", d)], ffn))];
+    own.into_iter().chain(cross.into_iter().filter(|_| crosses)).chain(forward).collect()
 }

@@ -66,6 +66,10 @@ impl Model {
             Config::Llama(c) => (llama::load(&mut loader, c)?, bert::Head::None),
             Config::Opt(c) => (opt::load(&mut loader, c)?, bert::Head::None),
             Config::Bert(c) => bert::load(&mut loader, c)?,
+            Config::Translator { .. } => {
+                let what = format!("{}: a translator as a model of one stack", checkpoint.name);
+                return Err(Error::Unsupported { what, advice: "`etalon translate run` and `train::Translating` run it".into() });
+            }
         };
         Ok(Arc::new(Self {
             context: context.clone(),

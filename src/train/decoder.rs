@@ -135,7 +135,7 @@ impl Decoder {
         match config {
             Config::Opt(c) => opt(&mut p, c),
             Config::Llama(c) => llama(&mut p, c),
-            Config::Bert(_) => {
+            Config::Bert(_) | Config::Translator { .. } => {
                 Err(Error::Unsupported { what: "training an encoder".into(), advice: "train a model of type opt or llama".into() })
             }
         }

@@ -85,6 +85,24 @@ impl Trainer {
         Ok(bytemuck::cast_vec(words))
     }
 
+    /// Overwrites a stored tensor, row after row; steps that are submitted from now on see it.
+    ///
+    /// # Errors
+    /// [`crate::Error::Shape`] for another number of values; [`crate::Error::Request`] for a tensor that is packed.
+    pub fn set(&self, id: Id, values: &[f32]) -> Result<()> {
+        let t = self.layout.get(id);
+        if t.packing().is_some() {
+            return Err(crate::Error::Request(format!("`{}` is packed: its values cannot be set", t.name)));
+        }
+        if values.len() != t.rows * t.cols {
+            return Err(crate::Error::shape(
+                "set",
+                format!("`{}` is ({}, {}), and there are {} values", t.name, t.rows, t.cols, values.len()),
+            ));
+        }
+        super::initial::write(&self.context, &self.layout, &self.buffers, id, values)
+    }
+
     /// What a plan makes of the stored tensors.
     async fn computed(&self, (m, n): (usize, usize), fill: impl Fn(&mut Builder, &Slots, &Tensor) -> Result<()>) -> Result<Vec<f32>> {
         let mut b = Builder::new("merge", self.context.facts());

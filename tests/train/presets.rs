@@ -22,7 +22,7 @@ fn parameters(config: &Config) -> (usize, usize) {
             let inside = c.layers * (4 * d * d + 3 * d * c.intermediate + 2 * d) + d;
             (inside + 2 * c.vocab * d, inside)
         }
-        Config::Bert(_) => panic!("no preset is a BERT"),
+        other => panic!("no preset is {other:?}"),
     }
 }
 
@@ -52,12 +52,12 @@ fn presets_are_what_they_say() {
                 assert_eq!((c.vocab, c.bos, &c.eos[..], c.tied), (32_000, Some(1), &[2][..], false));
                 assert_eq!((c.kv_heads, c.rms_eps), (c.heads, 1e-6));
             }
-            Config::Bert(_) => panic!("{name}"),
+            other => panic!("{name}: {other:?}"),
         }
         match config(name, 2048, 128) {
             Config::Opt(c) => assert_eq!((c.vocab, c.max_positions), (2048, 128)),
             Config::Llama(c) => assert_eq!((c.vocab, c.max_positions, c.bos), (2048, 128, Some(2))),
-            Config::Bert(_) => panic!("{name}"),
+            other => panic!("{name}: {other:?}"),
         }
     }
 }

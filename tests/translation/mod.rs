@@ -1,4 +1,6 @@
-//! Translation: BLEU against sacreBLEU's, pairs of sentences, search.
+//! Translation: BLEU against sacreBLEU's, pairs of sentences, search; translators with fewer bits.
+
+mod compressed;
 
 use crate::kernels::context;
 use crate::models::fixture;
@@ -51,9 +53,9 @@ fn config() -> MarianConfig {
 #[test]
 fn a_configuration_survives_its_own_form() {
     let c = config();
-    assert_eq!(MarianConfig::from_json("again", c.to_json().as_bytes()).unwrap(), c);
+    assert_eq!(MarianConfig::from_json("again", c.to_json(false).as_bytes()).unwrap(), c);
     for (field, value) in [("d_model", "65"), ("eos_token_id", "512"), ("model_type", "\"bart\""), ("encoder_layers", "0")] {
-        let mut json: Value = serde_json::from_str(&c.to_json()).unwrap();
+        let mut json: Value = serde_json::from_str(&c.to_json(false)).unwrap();
         json[field] = serde_json::from_str(value).unwrap();
         MarianConfig::from_json("bad", json.to_string().as_bytes()).unwrap_err();
     }

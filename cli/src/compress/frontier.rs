@@ -157,7 +157,7 @@ pub(crate) fn run(g: &Global, args: &Args) -> Result<()> {
             let of_rounding = if *name == "kl" { rounding_name(*rounding) } else { "any" };
             let file = args.out.join(format!("scores-{name}-{of_rounding}.json"));
             let mut codes = || fitted_codes(&fitted, &subject, &fit, &options.spec);
-            let found = scores(&subject, (&probe, &scored), &options, &mut codes, Some(&file))?;
+            let found = scores((&subject.context, &subject.checkpoint), (&probe, &scored), &options, &mut codes, Some(&file))?;
             known.insert((*name, of_rounding), found.context("stopped: the same command goes on")?);
         }
     }
@@ -278,13 +278,13 @@ impl Bench<'_> {
             RoundingName::Gptq => {
                 let mut moving = s.probe(&self.fit, Keep::Current)?;
                 let fitted = s.context.block_on(by_outputs(&mut moving, &s.checkpoint, &widths, (spec, &Gptq::default()), &|_, _| {}));
-                restore(&s.model, &s.checkpoint)?;
+                restore(&*s.model, &s.checkpoint)?;
                 fitted?
             }
         };
         rounded.iter().try_for_each(|(name, p)| s.model.set_weight(name, &p.decode()))?;
         let loss = s.context.block_on(self.judge.measure(0));
-        restore(&s.model, &s.checkpoint)?;
+        restore(&*s.model, &s.checkpoint)?;
         Ok(loss?)
     }
 }

@@ -7,13 +7,15 @@ pub(crate) mod quantize;
 mod report;
 pub(crate) mod sensitivity;
 mod spectral;
+mod translator;
 
-use crate::common::{self, Global, Loaded, bar, load_open, on_bar, read_text};
+use crate::common::{self, Global, Loaded, bar, load_open, on_bar, open_checkpoint, read_text};
 use anyhow::{Context as _, Result, bail};
 use etalon::Context;
 use etalon::compress::measure::measure;
 use etalon::compress::round::Codes;
 use etalon::compress::score::{Options, Scores};
+use etalon::compress::subject;
 use etalon::compress::units;
 use etalon::format::{Checkpoint, Tokenizer, write_atomically};
 use etalon::model::{Keep, Model, Probe, Sequence};
@@ -35,7 +37,11 @@ struct Subject {
 
 impl Subject {
     fn open(g: &Global, model: &str) -> Result<Self> {
-        let (loaded, checkpoint) = load_open(g, model)?;
+        Self::load(g, open_checkpoint(model)?)
+    }
+
+    fn load(g: &Global, checkpoint: Checkpoint) -> Result<Self> {
+        let loaded = load_open(g, &checkpoint)?;
         Ok(Self { context: loaded.context.clone(), checkpoint, model: loaded.model.clone(), _loaded: loaded })
     }
 
@@ -104,13 +110,13 @@ fn gcd(a: usize, b: usize) -> usize {
 
 /// Measures scores, or goes on with those in a file; there every unit is kept as it is found. `None` where the user stopped it.
 fn scores(
-    subject: &Subject,
-    (probe, texts): (&Probe, &[Sequence]),
+    (context, checkpoint): (&Context, &Checkpoint),
+    (measured, texts): (&impl subject::Subject, &[Sequence]),
     options: &Options,
     fit: &mut dyn FnMut() -> Result<Codes>,
     file: Option<&Path>,
 ) -> Result<Option<Scores>> {
-    let mut scores = Scores::new(&subject.checkpoint, texts, options.clone())?;
+    let mut scores = Scores::new(checkpoint, texts, options.clone())?;
     if let Some(path) = file.filter(|p| p.exists()) {
         let before: Scores = serde_json::from_str(&read_text(path)?).with_context(|| format!("{}: no scores", path.display()))?;
         scores.resume(before).with_context(|| path.display().to_string())?;
@@ -118,11 +124,11 @@ fn scores(
     if scores.tokens < FEW {
         log::warn!("{} tokens of calibration: fewer than {FEW} say little", scores.tokens);
     }
-    if scores.complete(&subject.checkpoint) {
+    if scores.complete(checkpoint) {
         return Ok(Some(scores));
     }
     let codes = if options.fitted_to > 0 { fit()? } else { Codes::Nearest(options.spec) };
-    let all = units(&subject.checkpoint.config, options.unit).len();
+    let all = units(&checkpoint.config, options.unit).len();
     let bar = bar(all as u64, "scoring", "units");
     bar.set_position(scores.units.len() as u64);
     common::stop_gracefully();
@@ -134,10 +140,10 @@ fn scores(
         }
         Ok(!common::interrupted())
     };
-    let found = subject.context.block_on(measure((probe, &subject.checkpoint, &codes), &mut scores, &mut tell));
+    let found = context.block_on(measure((measured, checkpoint, &codes), &mut scores, &mut tell));
     bar.finish_and_clear();
     found?;
-    Ok(scores.complete(&subject.checkpoint).then_some(scores))
+    Ok(scores.complete(checkpoint).then_some(scores))
 }
 
 #[cfg(test)]

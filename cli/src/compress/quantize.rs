@@ -4,16 +4,18 @@ use super::options::{BudgetArgs, GranularityName, RoundingName, Rule, ScoreArgs,
 use super::report::{self, Refinement, Report};
 use super::spectral::{self, Order};
 use super::{Subject, scores, texts};
-use crate::common::{Global, bar, on_bar};
+use crate::common::{Global, bar, on_bar, open_checkpoint};
 use anyhow::{Context as _, Result, bail};
 use clap::ValueEnum;
+use etalon::Context;
 use etalon::compress::HALF;
 use etalon::compress::choose::{Budget, Chosen, Search, choose, refine, restore};
 use etalon::compress::pack::{Beside, beside, write};
 use etalon::compress::round::{Codes, Rounded, by_outputs, to_nearest};
 use etalon::compress::score::{Options, Scores, WIDTHS};
-use etalon::compress::{Unit, gguf, units};
-use etalon::model::{Keep, Linear, Probe, Sequence};
+use etalon::compress::{Unit, gguf, subject, units};
+use etalon::format::{Checkpoint, Config};
+use etalon::model::{Keep, Linear, Sequence};
 use etalon::quant::round::{Gptq, Spec};
 use std::collections::BTreeMap;
 use std::path::PathBuf;
@@ -26,25 +28,31 @@ enum Preset {
     Cptquant2024,
 }
 
-#[derive(clap::Args)]
+#[derive(clap::Args, Clone)]
 pub(crate) struct Args {
     /// A folder, a file, or a Hugging Face repository id
     #[arg(long)]
-    model: String,
+    pub(super) model: String,
     #[command(flatten)]
     budget: BudgetArgs,
     #[command(flatten)]
-    score: ScoreArgs,
+    pub(super) score: ScoreArgs,
+    /// Translators: translations of the lines of --calibration, which is in the language to translate from
+    #[arg(long, value_name = "FILE")]
+    pub(super) targets: Option<PathBuf>,
+    /// Translators: translations of the lines of --check
+    #[arg(long, value_name = "FILE", requires = "check")]
+    pub(super) check_targets: Option<PathBuf>,
     /// All options of a known way of doing it
     #[arg(long, value_enum)]
     preset: Option<Preset>,
     /// Layers as singular vectors, more bits for those that carry more, the least left out: each layer within the bits of its chosen width
     /// (--alloc uniform: within --bpw), 16 bits staying as they are; always by GPTQ, and not refined. Only etalon reads it
     #[arg(long, conflicts_with = "preset")]
-    spectral: bool,
+    pub(super) spectral: bool,
     /// Scores of `sensitivity`, or of an earlier run with the same options: read if the file is there, else measured and written
     #[arg(long, value_name = "FILE.json")]
-    scores: Option<PathBuf>,
+    pub(super) scores: Option<PathBuf>,
     /// Widths to choose from; 16 is half precision
     #[arg(long, value_name = "BITS", value_delimiter = ',', default_values_t = WIDTHS)]
     bits: Vec<u32>,
@@ -68,38 +76,44 @@ pub(crate) struct Args {
     embedding_bits: u32,
     /// Text to judge the result by [default: the calibration text, which flatters it]
     #[arg(long, value_name = "FILE")]
-    check: Option<PathBuf>,
+    pub(super) check: Option<PathBuf>,
     /// Tokens of it
     #[arg(long, value_name = "N", default_value_t = 4096)]
-    check_tokens: usize,
+    pub(super) check_tokens: usize,
     /// Folder of the model that is written, in compressed-tensors' layout, with report.html and report.json; or a .gguf file, for models
     /// that came from one: there widths are 4, 5, 8 and 16 (Q4_0, Q5_0, Q8_0, F16)
     #[arg(long, value_name = "DIR|FILE.gguf")]
-    out: PathBuf,
+    pub(super) out: PathBuf,
 }
 
 /// Everything that was decided by options.
-struct Plan {
-    options: Options,
-    search: Search,
+pub(super) struct Plan {
+    pub(super) options: Options,
+    pub(super) search: Search,
     budget: Budget,
     widths: Vec<u32>,
     rounding: RoundingName,
     refine: usize,
-    beside: Beside,
-    gguf: bool,
+    pub(super) beside: Beside,
+    pub(super) gguf: bool,
 }
 
 pub(crate) fn run(g: &Global, args: &Args) -> Result<()> {
+    let checkpoint = open_checkpoint(&args.model)?;
+    if matches!(checkpoint.config, Config::Translator { .. }) {
+        return super::translator::run(g, args, &checkpoint);
+    }
+    if args.targets.is_some() || args.check_targets.is_some() {
+        bail!("{}: no translator, so --targets and --check-targets say nothing", args.model);
+    }
     let start = Instant::now();
-    let subject = Subject::open(g, &args.model)?;
-    let plan = plan(&subject, args)?;
+    let subject = Subject::load(g, checkpoint)?;
+    let plan = plan(&subject.checkpoint, args)?;
     let calibration = |tokens: usize| -> Result<Vec<Sequence>> {
         let file = args.score.calibration.as_ref().context("scores and GPTQ need a text: give --calibration")?;
         texts(&subject.model, file, tokens, args.score.window)
     };
-    let blind = matches!(plan.search, Search::Uniform | Search::Random(_) | Search::EndsFirst);
-    let probe = match blind {
+    let probe = match plan.blind() {
         true => None,
         false => {
             let texts = calibration(args.score.score_tokens)?;
@@ -116,13 +130,20 @@ pub(crate) fn run(g: &Global, args: &Args) -> Result<()> {
     };
     let scores = match &probe {
         None => Scores::none(&subject.checkpoint, plan.options.clone())?,
-        Some((probe, texts)) => match scores(&subject, (probe, texts), &plan.options, &mut fit, args.scores.as_deref())? {
+        Some((probe, texts)) => match scores(
+            (&subject.context, &subject.checkpoint),
+            (probe, texts.as_slice()),
+            &plan.options,
+            &mut fit,
+            args.scores.as_deref(),
+        )? {
             Some(scores) => scores,
             None => bail!("stopped: nothing was written; give --scores FILE to go on from what has been measured"),
         },
     };
     let scored_s = start.elapsed().as_secs_f64();
-    let (chosen, refined) = chosen(&subject, &plan, args, &scores, (probe.as_ref().map(|p| &p.0), &mut fit))?;
+    let (chosen, refined) =
+        chosen((&subject.context, &subject.checkpoint), &plan, args, &scores, (probe.as_ref().map(|p| &p.0), &mut fit))?;
     drop((probe, fitted));
     let (file, tokens) = (args.check.as_ref().or(args.score.calibration.as_ref()), args.check_tokens);
     let judged = file.map(|f| texts(&subject.model, f, tokens, args.score.window)).transpose()?;
@@ -142,7 +163,7 @@ pub(crate) fn run(g: &Global, args: &Args) -> Result<()> {
         return spectral::make(g, &subject, &order);
     }
     let rounded = match plan.rounding {
-        RoundingName::Nearest => nearest(&subject, &chosen, &plan.options.spec)?,
+        RoundingName::Nearest => nearest(&subject.checkpoint, &chosen, &plan.options.spec)?,
         RoundingName::Gptq => gptq(&subject, &chosen, &plan.options.spec, &calibration(args.score.tokens)?, args.act_order)?,
     };
     match plan.gguf {
@@ -163,7 +184,7 @@ pub(crate) fn run(g: &Global, args: &Args) -> Result<()> {
     report::write(g, &subject, &report, judged.as_deref())
 }
 
-fn plan(subject: &Subject, args: &Args) -> Result<Plan> {
+pub(super) fn plan(checkpoint: &Checkpoint, args: &Args) -> Result<Plan> {
     let mut of_score = args.score.clone();
     let (mut search, mut refine) = (args.alloc.clone(), args.refine);
     if args.preset == Some(Preset::Cptquant2024) {
@@ -183,7 +204,7 @@ fn plan(subject: &Subject, args: &Args) -> Result<Plan> {
     if let Some(w) = widths.iter().find(|w| **w != HALF && !WIDTHS.contains(w)) {
         bail!("{w} bits: widths are {WIDTHS:?} and {HALF}");
     }
-    let mut options = of_score.options(&subject.checkpoint.config)?;
+    let mut options = of_score.options(&checkpoint.config)?;
     let as_gguf = args.out.extension().is_some_and(|e| e == "gguf");
     if args.spectral {
         if as_gguf {
@@ -225,6 +246,11 @@ fn plan(subject: &Subject, args: &Args) -> Result<Plan> {
 }
 
 impl Plan {
+    /// Nothing of the model need be measured.
+    pub(super) fn blind(&self) -> bool {
+        matches!(self.search, Search::Uniform | Search::Random(_) | Search::EndsFirst)
+    }
+
     fn widths_to_fit(&self) -> Vec<u32> {
         let scored = self.options.widths.iter().filter(|_| self.options.fitted_to > 0);
         let mut all: Vec<u32> = self.widths.iter().chain(scored).copied().filter(|w| *w != HALF).collect();
@@ -234,30 +260,35 @@ impl Plan {
     }
 }
 
-/// The probe, if there is one, and what fits codes.
-type Means<'a> = (Option<&'a Probe>, &'a mut dyn FnMut() -> Result<Codes>);
+/// What measures losses, if something does, and what fits codes.
+type Means<'a, S> = (Option<&'a S>, &'a mut dyn FnMut() -> Result<Codes>);
 
-fn chosen(subject: &Subject, plan: &Plan, args: &Args, scores: &Scores, (probe, fit): Means<'_>) -> Result<(Chosen, Option<Refinement>)> {
+pub(super) fn chosen<S: subject::Subject>(
+    (context, checkpoint): (&Context, &Checkpoint),
+    plan: &Plan,
+    args: &Args,
+    scores: &Scores,
+    (measured, fit): Means<'_, S>,
+) -> Result<(Chosen, Option<Refinement>)> {
     let named = |u: &Unit, r: &Rule| r.pattern.is_match(&u.name) || u.linears.iter().any(|l| r.pattern.is_match(&l.name));
     let keep = |u: &Unit, bits: u32| {
         args.pin.iter().all(|r| !named(u, r) || bits == r.bits) && args.floor.iter().all(|r| !named(u, r) || bits >= r.bits)
     };
     for r in args.pin.iter().chain(&args.floor) {
-        if !units(&subject.checkpoint.config, scores.options.unit).iter().any(|u| named(u, r)) {
+        if !units(&checkpoint.config, scores.options.unit).iter().any(|u| named(u, r)) {
             bail!("`{}` matches no linear layer", r.pattern);
         }
     }
-    let beside = if plan.gguf { gguf::beside(&subject.checkpoint) } else { beside(&subject.checkpoint, &plan.beside)? };
-    let of = |search: &Search| choose(&subject.checkpoint, scores, (&plan.widths, &keep), (plan.budget, beside), search);
+    let beside = if plan.gguf { gguf::beside(checkpoint) } else { beside(checkpoint, &plan.beside)? };
+    let of = |search: &Search| choose(checkpoint, scores, (&plan.widths, &keep), (plan.budget, beside), search);
     let found = of(&plan.search)?;
-    let (Some(probe), 1..) = (probe, plan.refine) else { return Ok((found, None)) };
+    let (Some(measured), 1..) = (measured, plan.refine) else { return Ok((found, None)) };
     let codes = if plan.rounding == RoundingName::Gptq { fit()? } else { Codes::Nearest(plan.options.spec) };
-    let c = &subject.context;
     let spinner = bar(0, "measuring the choice as a whole", "");
     // What all this is for: a choice that loses more than one width for all is none.
     let flat = of(&Search::Uniform).ok();
     let starts: Vec<Chosen> = std::iter::once(found).chain(flat.clone()).collect();
-    let better = c.block_on(refine(probe, &subject.checkpoint, &codes, &starts, (&plan.widths, &keep, plan.refine)))?;
+    let better = context.block_on(refine(measured, checkpoint, &codes, &starts, (&plan.widths, &keep, plan.refine)))?;
     let r = Refinement {
         before: better.before[0],
         after: better.loss,
@@ -279,9 +310,9 @@ fn budgets(plan: &Plan, chosen: &Chosen) -> BTreeMap<String, u64> {
     chosen.members().filter(|(_, bits)| *bits != HALF).map(|(l, bits)| (l.name.clone(), of(l, bits))).collect()
 }
 
-fn nearest(subject: &Subject, chosen: &Chosen, spec: &Spec) -> Result<Rounded> {
+pub(super) fn nearest(checkpoint: &Checkpoint, chosen: &Chosen, spec: &Spec) -> Result<Rounded> {
     let bar = bar(0, "rounding", "layers");
-    let rounded = to_nearest(&subject.checkpoint, &chosen.by_name(), spec, &on_bar(&bar))?;
+    let rounded = to_nearest(checkpoint, &chosen.by_name(), spec, &on_bar(&bar))?;
     bar.finish_and_clear();
     Ok(rounded)
 }
@@ -291,7 +322,7 @@ fn gptq(subject: &Subject, chosen: &Chosen, spec: &Spec, texts: &[Sequence], act
     let mut probe = subject.probe(texts, Keep::Current)?;
     let options = Gptq { act_order, ..Gptq::default() };
     let found = subject.context.block_on(by_outputs(&mut probe, &subject.checkpoint, &chosen.by_name(), (spec, &options), &on_bar(&bar)));
-    restore(&subject.model, &subject.checkpoint)?;
+    restore(&*subject.model, &subject.checkpoint)?;
     bar.finish_and_clear();
     Ok(found?)
 }

@@ -30,7 +30,7 @@ pub(crate) fn run(g: &Global, args: &Args) -> Result<()> {
         let texts = super::texts(&subject.model, calibration, args.score.tokens, args.score.window)?;
         subject.fitted(&texts, &options.spec, &options.widths)
     };
-    match scores(&subject, (&probe, &texts), &options, &mut fit, Some(&args.out))? {
+    match scores((&subject.context, &subject.checkpoint), (&probe, texts.as_slice()), &options, &mut fit, Some(&args.out))? {
         Some(scores) if g.json => print_json(&serde_json::to_value(&scores)?),
         Some(scores) => print(&table(&scores)),
         None => print(&format!("stopped: the same command goes on with {}\n", args.out.display())),

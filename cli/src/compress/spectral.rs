@@ -37,7 +37,7 @@ pub(super) fn make(g: &Global, subject: &Subject, o: &Order<'_>) -> Result<()> {
     let how = (&o.spec, &Gptq { act_order: o.act_order, ..Gptq::default() });
     let tell = on_bar(&progress);
     let found = subject.context.block_on(by_spectrum(&mut probe, &subject.checkpoint, (&o.budgets, o.widths), how, &tell));
-    restore(&subject.model, &subject.checkpoint)?;
+    restore(&*subject.model, &subject.checkpoint)?;
     progress.finish_and_clear();
     drop(probe);
     let (rounded, layers) = found?;

@@ -4,16 +4,13 @@ mod report;
 pub(crate) mod train;
 
 use crate::common::{Global, open_device, print, print_json, read_text};
-use anyhow::{Context as _, Result, bail};
+use anyhow::{Result, bail};
 use clap::Subcommand;
-use etalon::format::{MarianConfig, Safetensors, Tokenizer};
-use etalon::train::{Geometry, Initial, Method, Options, Spec, Trainer, TranslatorSpec};
-use etalon::translation::{self, Bleu, Pair, Search, bleu, shapes_of, translate};
-use serde_json::{Value, json};
+use etalon::compress::translator::{config, load};
+use etalon::format::Checkpoint;
+use etalon::translation::{Bleu, Pair, Search, bleu, translate};
+use serde_json::json;
 use std::path::{Path, PathBuf};
-
-/// `model_type` of a translator whose values are points of the Lorentz model; else it is a Marian.
-const HYPERBOLIC: &str = "etalon-hyperbolic-translator";
 
 #[derive(clap::Args)]
 pub(crate) struct Args {
@@ -87,15 +84,9 @@ fn told(b: &Bleu) -> String {
 }
 
 fn translate_lines(g: &Global, a: &RunArgs) -> Result<()> {
-    let path = a.model.join("config.json");
-    let mut json: Value = serde_json::from_str(&read_text(&path)?).with_context(|| format!("{}", path.display()))?;
-    let hyperbolic = json["model_type"] == HYPERBOLIC;
-    if hyperbolic {
-        json["model_type"] = json!("marian");
-    }
-    let config = MarianConfig::from_json(&path.display().to_string(), json.to_string().as_bytes())?;
-    let geometry = if hyperbolic { Geometry::Lorentz } else { Geometry::Euclidean };
-    let tokenizer = Tokenizer::from_json(read_text(&a.model.join("tokenizer.json"))?.as_bytes())?;
+    let checkpoint = Checkpoint::open(&a.model)?;
+    let (config, _) = config(&checkpoint)?;
+    let tokenizer = checkpoint.tokenizer()?;
     let text = match &a.text {
         Some(p) => read_text(p)?,
         None => std::io::read_to_string(std::io::stdin())?,
@@ -104,19 +95,13 @@ fn translate_lines(g: &Global, a: &RunArgs) -> Result<()> {
         bail!("--beams {} of --lanes {}: at least 1, and no more than lanes", a.beams, a.lanes);
     }
     let longest = a.longest.min(config.max_positions);
-    let shapes = shapes_of(1, longest);
     let sources = text.lines().map(|l| Ok([tokenizer.encode(l.trim(), false)?, vec![config.eos]].concat())).collect::<Result<Vec<_>>>()?;
     if let Some((i, s)) = sources.iter().enumerate().find(|(_, s)| s.len() > longest) {
         bail!("line {}: {} tokens, --longest is {longest}", i + 1, s.len());
     }
     let context = open_device(g)?;
-    let weights = Safetensors::open(&a.model.join("model.safetensors"))?;
-    let named = |tensor: &str, _: usize| Ok(Some(weights.words(tensor)?.into_iter().map(f32::from_bits).collect()));
     let one: Vec<Pair> = vec![(vec![config.eos], vec![config.eos])];
-    let data = translation::all_batches(&one, &config, &shapes)?;
-    let options = Options { method: Method::Full, steps: 1, ..Options::default() };
-    let spec = Spec::Translator(TranslatorSpec { config, geometry, batches: shapes });
-    let trainer = context.block_on(Trainer::new(&context, &spec, &options, &data, &Initial::Named(&named)))?;
+    let trainer = context.block_on(load(&context, &checkpoint, &one, (1, longest)))?;
     let mut translating = trainer.translating(a.lanes)?;
     let search = Search { beams: a.beams, length_penalty: a.length_penalty };
     let tokens = context.block_on(translate(&mut translating, &sources, &search))?;

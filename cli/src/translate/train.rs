@@ -1,6 +1,5 @@
 //! `translate train`: the same pairs of sentences, several methods.
 
-use super::HYPERBOLIC;
 use super::report::{self, Found};
 use crate::common::{self, Global, bar, interrupted, open_device, print, print_json, read_text};
 use crate::graph::GeometryName;
@@ -239,12 +238,8 @@ fn save(p: &Prepared, a: &Args, t: &Trainer, name: &str, texts: &[String]) -> Re
     let folder = a.out.join(name);
     std::fs::create_dir_all(&folder).with_context(|| format!("{}", folder.display()))?;
     p.context.block_on(t.export(&folder.join("model.safetensors"), Export::Merged))?;
-    let mut config: Value = serde_json::from_str(&p.config.to_json())?;
-    if a.geometry.get() == Geometry::Lorentz {
-        // Other programs must not take it for a Marian.
-        (config["model_type"], config["architectures"]) = (json!(HYPERBOLIC), json!(["EtalonHyperbolicMT"]));
-    }
-    write_atomically(&folder.join("config.json"), config.to_string().as_bytes())?;
+    let config = p.config.to_json(a.geometry.get() == Geometry::Lorentz);
+    write_atomically(&folder.join("config.json"), config.as_bytes())?;
     write_atomically(&folder.join("tokenizer.json"), read_text(&a.out.join("tokenizer.json"))?.as_bytes())?;
     write_atomically(&folder.join("tokenizer_config.json"), tokenizer_config(p.config.max_positions).as_bytes())?;
     write_atomically(&folder.join(format!("test.{}", a.target)), (texts.join("\n") + "\n").as_bytes())?;
