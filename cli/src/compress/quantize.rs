@@ -89,7 +89,7 @@ pub(crate) struct Args {
 /// Everything that was decided by options.
 pub(super) struct Plan {
     pub(super) options: Options,
-    pub(super) search: Search,
+    search: Search,
     budget: Budget,
     widths: Vec<u32>,
     rounding: RoundingName,

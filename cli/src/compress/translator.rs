@@ -18,7 +18,7 @@ use etalon::translation::{Pair, encode, read_pairs, shapes_of};
 use serde_json::json;
 use std::path::{Path, PathBuf};
 
-/// Pairs at equal distances, until there are so many target tokens.
+/// Pairs at equal distances, of so many target tokens or somewhat more.
 fn pairs(c: &Checkpoint, source: &Path, target: Option<&PathBuf>, option: &str, (tokens, longest): (usize, usize)) -> Result<Vec<Pair>> {
     let target =
         target.with_context(|| format!("a translator's loss is that of translations: give those of {} by {option}", source.display()))?;
