@@ -11,10 +11,10 @@ use etalon::compress::choose::Chosen;
 use etalon::compress::pack::write;
 use etalon::compress::round::Codes;
 use etalon::compress::score::Scores;
-use etalon::compress::translator::{Translator, config};
+use etalon::compress::translator::Translator;
 use etalon::format::{Checkpoint, write_atomically};
 use etalon::model::Sequence;
-use etalon::translation::{Pair, encode, read_pairs, shapes_of};
+use etalon::translation::{Pair, config, encode, read_pairs, shapes_of};
 use serde_json::json;
 use std::path::{Path, PathBuf};
 

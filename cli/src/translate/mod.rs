@@ -6,9 +6,8 @@ pub(crate) mod train;
 use crate::common::{Global, open_device, print, print_json, read_text};
 use anyhow::{Result, bail};
 use clap::Subcommand;
-use etalon::compress::translator::{config, load};
 use etalon::format::Checkpoint;
-use etalon::translation::{Bleu, Pair, Search, bleu, translate};
+use etalon::translation::{Bleu, Pair, Search, bleu, config, load, translate};
 use serde_json::json;
 use std::path::{Path, PathBuf};
 
