@@ -62,7 +62,14 @@ fn translators_are_trained_kept_and_run() {
     compare.args(shape.split(' ')).args(["--rates", "1e-2,5e-3", "--trial-steps", "4"]);
     assert_eq!(succeed(compare), table);
     let e = fail(train(&["--rates", "1e-2,5e-3", "--trial-steps", "4", "--smoothing", "0.2"]));
-    assert!(e.contains("other options"), "{e}");
+    assert!(e.contains("other options or sentences"), "{e}");
+    // Nor are runs on other sentences, however many.
+    let target = data.join("valid.de");
+    let before = fs::read_to_string(&target).unwrap();
+    fs::write(&target, before.replacen("rot", "blau", 1)).unwrap();
+    let e = fail(train(&["--rates", "1e-2,5e-3", "--trial-steps", "4"]));
+    assert!(e.contains("other options or sentences"), "{e}");
+    fs::write(&target, before).unwrap();
 
     let model = out.join("full");
     let lines = succeed(etalon(&[

@@ -4,6 +4,7 @@ use super::{Bleu, Pair, Search, all_batches, bleu, drawn_batches, translate};
 use crate::format::{MarianConfig, Tokenizer};
 use crate::gpu::Context;
 use crate::train::job::Control;
+use crate::train::random::hash;
 use crate::train::{Geometry, Initial, Options, SentenceBatch, Spec, Trainer, TranslatorSpec};
 use crate::{Error, Result};
 use serde::{Deserialize, Serialize};
@@ -38,6 +39,16 @@ pub struct Corpus {
     pub sources: Vec<Vec<u32>>,
     /// What they should become.
     pub references: Vec<String>,
+}
+
+impl Corpus {
+    /// A number for all of it, so that runs on other sentences are not taken for runs on these.
+    pub fn fingerprint(&self) -> u64 {
+        let pairs = self.train.iter().chain(&self.valid).flat_map(|(s, t)| [s, t]);
+        // No token is this large: it parts the sentences.
+        let tokens = pairs.chain(&self.sources).flat_map(|ids| ids.iter().copied().chain([u32::MAX])).flat_map(u32::to_le_bytes);
+        hash(tokens.chain(self.references.iter().flat_map(|line| line.bytes().chain([b'\n']))))
+    }
 }
 
 /// What a run gave. A run that diverged has a loss of infinity, which is `null` in JSON.

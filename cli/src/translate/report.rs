@@ -67,10 +67,11 @@ fn told(found: &[Found]) -> Option<String> {
     let low = [of("lora"), of("relora")].into_iter().flatten().reduce(f64::min)?;
     let (full, sst) = (of("full")?, of("sst")?);
     let gap = low - full;
-    let ahead = format!("Full rank is {gap:.3} nats ahead of the better of LoRA and ReLoRA");
+    let beside = |nats: f64| format!("{:.3} nats {}", nats.abs(), if nats < 0.0 { "behind" } else { "ahead of" });
+    let of_full = format!("Full rank is {} the better of LoRA and ReLoRA", beside(gap));
     Some(match closure(full, low, sst).filter(|_| gap >= GAP) {
-        Some(part) => format!("{ahead}; SST closes {:.1} % of that.", 100.0 * part),
-        None => format!("{ahead}, too little to say what closes it: SST is {:.3} nats ahead of them.", low - sst),
+        Some(part) => format!("{of_full}; SST closes {:.1} % of that.", 100.0 * part),
+        None => format!("{of_full}: there is no gap to close. SST is {} it.", beside(low - sst)),
     })
 }
 
@@ -103,7 +104,9 @@ mod tests {
             |losses: [f64; 4]| told(&["full", "lora", "relora", "sst"].into_iter().zip(losses).map(|(m, l)| run(m, l)).collect::<Vec<_>>());
         assert!(told([4.0, 4.5, 4.4, 4.1]).unwrap().contains("0.400 nats ahead of the better of LoRA and ReLoRA; SST closes 75.0 %"));
         assert!(told([4.0, 4.5, 4.4, 3.1]).unwrap().contains("closes 100.0 %"));
-        assert!(told([4.0, 4.04, 4.1, 4.02]).unwrap().contains("too little to say"));
+        assert!(told([4.0, 4.04, 4.1, 4.02]).unwrap().contains("0.040 nats ahead of the better of LoRA and ReLoRA: there is no gap"));
+        assert!(told([4.0, 3.9, 4.1, 4.2]).unwrap().contains("0.100 nats behind"));
+        assert!(told([4.0, 3.9, 4.1, 3.8]).unwrap().ends_with("SST is 0.100 nats ahead of it."));
         // What diverged is no rival.
         assert!(told([4.0, f64::INFINITY, 4.4, 4.2]).unwrap().contains("closes 50.0 %"));
         assert_eq!(told([4.0, f64::INFINITY, f64::INFINITY, 4.2]), None);

@@ -195,13 +195,13 @@ fn one(p: &Prepared, a: &Args, method: Method, (rate, steps): (f64, usize), last
     };
     let evaluate_every = if last { a.evaluate_every } else { 0 };
     let request = Request { options, config: p.config.clone(), geometry: a.geometry.get(), batches: p.shapes.clone(), evaluate_every };
-    let asked = format!("{request:?}, {} pairs, {} beams", p.corpus.train.len(), a.beams);
+    let asked = format!("{request:?}, corpus {:016x}, {} beams", p.corpus.fingerprint(), a.beams);
     let name = format!("{}-r{}-rate-{rate}-steps-{steps}-s{}", method.name(), method.rank(), a.seed);
     let path = a.out.join(format!("{name}.json"));
     if path.exists() {
         let kept: Value = serde_json::from_str(&read_text(&path)?).with_context(|| format!("{}", path.display()))?;
         if kept["request"].as_str() != Some(&asked) {
-            bail!("{} is of a run with other options: choose another --out, or remove the file", path.display());
+            bail!("{} is of a run with other options or sentences: choose another --out, or remove the file", path.display());
         }
         let scores: Vec<Bleu> = serde_json::from_value(kept["bleu"].clone())?;
         if !last || !scores.is_empty() || kept["outcome"]["diverged"].is_string() {
